@@ -1,0 +1,187 @@
+"""Membership inference from outputs: does the model treat forgotten training rows unlike rows it never saw?
+
+Two steps, as every attack here: a statistic of each sample from the model's outputs, then a score from statistics
+alone. Both are pure; predictions come from `training.predict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unlearning.metrics.classification import Outputs
+
+Array = NDArray[np.float64]
+
+
+def entropy(logits: Tensor) -> Array:
+    """Entropy of each row's class probabilities, in nats, shape (N,); in [0, ln C]. Members tend to be lower."""
+    log_p = F.log_softmax(logits.double(), dim=1)
+    return np.asarray(-(log_p.exp() * log_p).sum(1).numpy(), dtype=np.float64)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Array:
+    """Loss of each row, in nats, shape (N,); >= 0. Members tend to be lower."""
+    return np.asarray(F.cross_entropy(logits.double(), targets, reduction="none").numpy(), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roc:
+    """How well one statistic tells members from non-members, over all thresholds.
+
+    Attributes:
+        auc: Probability that a random member looks more like one than a random non-member; 0.5 is chance. Below 0.5
+            the members stand out the other way: as telling as above.
+        tpr_at_1_percent_fpr: Largest share of members found while at most 1% of the non-members are called members.
+        false_positive_rates: Of every distinct threshold, rising from 0 to 1.
+        true_positive_rates: Likewise.
+        thresholds: The statistic at or below which a row is called a member; the first, -inf, calls none.
+        members: Rows on each side.
+        non_members: Rows on each side.
+    """
+
+    auc: float
+    tpr_at_1_percent_fpr: float
+    false_positive_rates: Array
+    true_positive_rates: Array
+    thresholds: Array
+    members: int
+    non_members: int
+
+    @property
+    def auc_standard_error(self) -> float:
+        """Of the AUC if the attack knew nothing: sqrt((m + n + 1) / (12 m n)), Mann and Whitney's."""
+        m, n = self.members, self.non_members
+        return float(np.sqrt((m + n + 1) / (12 * m * n)))
+
+
+def population_attack(members: Array, non_members: Array) -> Roc:
+    """The exact curve of "call it a member when the statistic is low", by one sort; ties count half in the AUC.
+
+    The AUC and the rates do not depend on how many rows each side has, so neither side is cut down.
+
+    Args:
+        members: The statistic of rows that the model was trained on, shape (M,).
+        non_members: The same of rows that it never saw, drawn alike, shape (N,).
+
+    Raises:
+        ValueError: When a side is empty or holds NaN.
+    """
+    if len(members) == 0 or len(non_members) == 0:
+        raise ValueError(f"wanted members and non-members, got {len(members)} and {len(non_members)}")
+    values = np.concatenate([members, non_members])
+    if np.isnan(values).any():
+        raise ValueError("the attack's statistic holds NaN: the model's outputs are broken")
+    is_member = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
+    order = np.argsort(values, kind="stable")
+    values, is_member = values[order], is_member[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(values) > 0), len(values) - 1)
+    found = np.cumsum(is_member)[last_of_tie]
+    wrong = 1 + last_of_tie - found
+    tpr = np.concatenate([[0.0], found / len(members)])
+    fpr = np.concatenate([[0.0], wrong / len(non_members)])
+    return Roc(
+        auc=float(np.trapezoid(tpr, fpr)),
+        tpr_at_1_percent_fpr=float(tpr[fpr <= 0.01].max()),
+        false_positive_rates=fpr,
+        true_positive_rates=tpr,
+        thresholds=np.concatenate([[-np.inf], values[last_of_tie]]),
+        members=len(members),
+        non_members=len(non_members),
+    )
+
+
+def entropy_attack(retain: Array, holdout: Array, forget: Array, *, seed: int, most: int = 4000) -> float:
+    """Share of the forget set that a classifier of entropies calls "member"; in [0, 1].
+
+    The attack as its authors publish it (arXiv:2201.05629's code): a support vector classifier (C = 3, RBF kernel,
+    gamma "auto") is fitted on the entropies of retain rows (members) and held-out rows, without balance, and asked
+    about the forget rows. What to hope for is the value of a model that never saw them; 0 is not best by itself.
+
+    Args:
+        retain: Entropies of retain training rows, shape (R,).
+        holdout: Of held-out rows, shape (H,).
+        forget: Of forget training rows, shape (M,).
+        seed: Of the draw when there are more than `most` rows; the draw keeps the two sides' proportion.
+        most: Rows to fit on: the classifier's cost grows faster than their square.
+    """
+    from sklearn.svm import SVC
+
+    if min(len(retain), len(holdout), len(forget)) == 0:
+        raise ValueError(f"wanted retain, holdout and forget rows, got {len(retain)}, {len(holdout)}, {len(forget)}")
+    values = np.concatenate([retain, holdout])
+    member = np.concatenate([np.ones(len(retain), dtype=np.int64), np.zeros(len(holdout), dtype=np.int64)])
+    if len(values) > most:
+        drawn = np.random.default_rng(seed).permutation(len(values))[:most]
+        values, member = values[drawn], member[drawn]
+        if member.min() == member.max():
+            raise ValueError(f"{most} rows drawn for the entropy attack are all of one kind; raise `most`")
+    classifier = SVC(C=3, gamma="auto", kernel="rbf").fit(values[:, None], member)
+    return float(np.mean(classifier.predict(forget[:, None])))
+
+
+STATISTICS: dict[str, Callable[[Tensor, Tensor], Array]] = {
+    "entropy": lambda logits, targets: entropy(logits),
+    "loss": cross_entropy,
+}
+"""Statistics of the population attack; each is low for members of a model that has learned them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipReport:
+    """Membership inference on the original and the unlearned model.
+
+    Attributes:
+        metrics: Flat names: "entropy_attack.forget.unlearned", "membership_auc.entropy.forget.unlearned", ...
+        standard_errors: Of the AUCs, by the same names.
+        curves: For "<statistic>.<set>.<model>", the curve.
+    """
+
+    metrics: dict[str, float]
+    standard_errors: dict[str, float]
+    curves: dict[str, Roc]
+
+
+def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int) -> MembershipReport:
+    """The published entropy attack, and the exact population attack with every statistic.
+
+    The population attack asks two questions of each model. "forget": are forgotten training rows told from held-out
+    rows under the same rule? After unlearning, chance (0.5) is wanted, and both sides of it count. "retain": are
+    retained training rows told from held-out ones? On the original this is the positive control: where it is at
+    chance, the attack cannot see training in this model at all, and its silence about forget rows says little.
+
+    Args:
+        models: "original" and "unlearned", each with its outputs on retain.train, retain.test, forget.train and,
+            when the request has held-out rows of its own, forget.test (else retain.test stands in).
+        seed: Of the published attack's draw.
+    """
+    metrics: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    curves: dict[str, Roc] = {}
+    for model, outputs in models.items():
+        metrics[f"entropy_attack.forget.{model}"] = entropy_attack(
+            entropy(outputs["retain.train"].logits),
+            entropy(outputs["retain.test"].logits),
+            entropy(outputs["forget.train"].logits),
+            seed=seed,
+        )
+        unseen = outputs.get("forget.test", outputs["retain.test"])
+        for asked, members, others in (
+            ("forget", outputs["forget.train"], unseen),
+            ("retain", outputs["retain.train"], outputs["retain.test"]),
+        ):
+            for name, statistic in STATISTICS.items():
+                roc = population_attack(
+                    statistic(members.logits, members.targets), statistic(others.logits, others.targets)
+                )
+                key = f"{name}.{asked}.{model}"
+                curves[key] = roc
+                metrics[f"membership_auc.{key}"] = roc.auc
+                metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
+                errors[f"membership_auc.{key}"] = roc.auc_standard_error
+    return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)

@@ -1,0 +1,256 @@
+"""Which rows to forget, which to keep, which to measure with; row numbers only, never an id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unlearning.data.arrays import read_array
+from unlearning.data.manifest import MOST_ROWS, Manifest
+from unlearning.errors import DataError, UsageError
+
+RowNumbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Kind = Literal["class", "subject", "sample"]
+
+_SCHEMA = "unlearning-rows/1"
+_META = "rows.json"
+_MOST_META_BYTES = 1 << 20
+_NAME = re.compile(r"[a-z][a-z_]{0,39}")
+
+
+@dataclass(frozen=True)
+class ForgetRequest:
+    """What is to be forgotten.
+
+    Attributes:
+        kind: "class", "subject" or "sample".
+        ids: Class names (or their indices as text), subject ids, or sample ids; repeats count once.
+    """
+
+    kind: Kind
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"a request forgets a class, subject or sample, got {str(self.kind)[:40]!r}")
+        if isinstance(self.ids, str) or not self.ids or not all(isinstance(id_, str) for id_ in self.ids):
+            raise UsageError(f"a request to forget a {self.kind} needs a list of one or more ids as text")
+        object.__setattr__(self, "ids", tuple(dict.fromkeys(self.ids)))
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A request resolved against a manifest: row numbers of the manifest, ascending.
+
+    Attributes:
+        forget: Train rows to forget.
+        retain: All other train rows.
+        available: The part of `retain` that a method may use.
+        holdout_forget: Test rows that the same rule picks; empty for samples.
+        holdout_retain: All other test rows.
+        forget_classes: Class indices when whole classes are forgotten, else empty.
+        manifest_digest: Of the manifest whose rows these are.
+    """
+
+    forget: RowNumbers
+    retain: RowNumbers
+    available: RowNumbers
+    holdout_forget: RowNumbers
+    holdout_retain: RowNumbers
+    forget_classes: tuple[int, ...]
+    manifest_digest: str
+
+
+def select(manifest: Manifest, request: ForgetRequest, *, retain_per_class: int = 1000, seed: int) -> Selection:
+    """The rows that a request means; every train row lands in exactly one of forget and retain.
+
+    Args:
+        manifest: The data set.
+        request: What to forget.
+        retain_per_class: Most rows of each class in `available`, drawn at random; 0 takes all.
+        seed: >= 0. A class with the same retained rows gives the same draw, whatever else is forgotten.
+
+    Raises:
+        UsageError: For unknown classes or ids (counted, never shown), for a request that leaves nothing to retain,
+            and for numbers out of range.
+        DataError: When no test rows are there to measure with.
+    """
+    if retain_per_class < 0 or seed < 0:
+        raise UsageError(f"retain_per_class and seed must be 0 or more, got {retain_per_class} and {seed}")
+    train, test, targets = manifest.rows("train"), manifest.rows("test"), manifest.targets()
+    classes: tuple[int, ...] = ()
+    if request.kind == "class":
+        classes = tuple(sorted({manifest.class_index(id_) for id_ in request.ids}))
+        if len(classes) == len(manifest.card.classes):
+            raise UsageError(f"all {len(classes)} classes are to be forgotten: leave one to retain")
+        picked = np.isin(targets, classes)
+    else:
+        picked = _rows_of(manifest, request, train)
+    forget, retain = train[picked[train]], train[~picked[train]]
+    if not len(forget):
+        raise UsageError(f"the {request.kind} to forget has no train rows: nothing to forget")
+    if not len(retain):
+        raise UsageError(f"all {len(forget)} train rows are to be forgotten: leave some to retain")
+    if request.kind == "sample":
+        picked = np.zeros(len(manifest), dtype=bool)
+    holdout_forget, holdout_retain = test[picked[test]], test[~picked[test]]
+    if not len(holdout_retain) or (classes and not len(holdout_forget)):
+        what = "the classes to forget" if len(holdout_retain) else "what is retained"
+        raise DataError(f"the manifest has no test rows of {what}: add some, the result could not be measured")
+    return Selection(
+        forget=forget,
+        retain=retain,
+        available=_draw(retain, targets[retain], retain_per_class, seed),
+        holdout_forget=holdout_forget,
+        holdout_retain=holdout_retain,
+        forget_classes=classes,
+        manifest_digest=manifest.digest,
+    )
+
+
+def write_selection(selection: Selection, folder: str | Path) -> None:
+    """The selection as a folder of row numbers; the same selection gives the same bytes.
+
+    Args:
+        selection: What to write.
+        folder: Made when missing.
+    """
+    rows = {name: getattr(selection, name) for name in _PARTS}
+    meta = {"manifest": selection.manifest_digest, "forget_classes": list(selection.forget_classes)}
+    write_rows(folder, meta=meta, **rows)
+
+
+def read_selection(folder: str | Path, manifest: Manifest) -> Selection:
+    """The selection of a folder, checked against its manifest.
+
+    Args:
+        folder: As `write_selection` left it.
+        manifest: The manifest that it was made from.
+
+    Raises:
+        DataError: When the folder is damaged, or belongs to another manifest.
+    """
+    rows, meta = read_rows(folder)
+    if meta.get("manifest") != manifest.digest:
+        raise DataError("the selection was made from another manifest: select again from this one")
+    classes = meta.get("forget_classes")
+    sound = isinstance(classes, list) and set(rows) == set(_PARTS)
+    if sound:
+        train, test = (_joined(rows, *pair) for pair in (("forget", "retain"), ("holdout_forget", "holdout_retain")))
+        sound = np.array_equal(train, manifest.rows("train")) and np.array_equal(test, manifest.rows("test"))
+        sound = sound and bool(np.isin(rows["available"], rows["retain"]).all())
+        sound = sound and all(type(index) is int and 0 <= index < len(manifest.card.classes) for index in classes)
+    if not sound:
+        raise DataError("the selection's rows do not fit its manifest: select again")
+    return Selection(**rows, forget_classes=tuple(classes), manifest_digest=manifest.digest)
+
+
+def write_rows(folder: str | Path, *, meta: Mapping[str, Any], **rows: RowNumbers) -> None:
+    """Named lists of row numbers as `.npy` files, and `rows.json` (written last) with their digests.
+
+    Args:
+        folder: Made when missing.
+        meta: Kept as it is; JSON types only.
+        **rows: Lower-case name to row numbers, each shape (N,), int64, >= 0.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {}
+    for name, values in rows.items():
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(values, dtype="<i8"), allow_pickle=False)
+        digests[name] = hashlib.sha256((folder / f"{name}.npy").read_bytes()).hexdigest()
+    record = {"schema": _SCHEMA, "meta": dict(meta), "sha256": digests}
+    (folder / _META).write_text(json.dumps(record, sort_keys=True, indent=1) + "\n", encoding="utf-8")
+
+
+def read_rows(folder: str | Path) -> tuple[dict[str, RowNumbers], dict[str, Any]]:
+    """The named row numbers of a folder and its meta, as `write_rows` took them.
+
+    Raises:
+        DataError: When a file is missing, too large or not as it was written.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads(_read(folder / _META, _MOST_META_BYTES))
+        if record["schema"] != _SCHEMA:
+            raise ValueError("it has another schema")
+        meta, digests = dict(record["meta"]), dict(record["sha256"])
+        if not all(_NAME.fullmatch(name) for name in digests):
+            raise ValueError("a name is not a plain word")
+        rows = {name: _read_row_numbers(folder / f"{name}.npy", digest) for name, digest in digests.items()}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise DataError(f"the row numbers in {folder} cannot be read ({reason}): select again") from error
+    return rows, meta
+
+
+def exact_duplicates(inputs: np.ndarray[Any, Any], rows_a: RowNumbers, rows_b: RowNumbers) -> int:
+    """How many rows of `rows_b` have inputs that, byte for byte, also occur in `rows_a`.
+
+    Args:
+        inputs: Shape (N, ...), pixels or features.
+        rows_a: Row numbers below N: the forget set.
+        rows_b: Likewise: the retain set, or a test set.
+    """
+    seen = {_fingerprint(inputs[row]) for row in rows_a}
+    return sum(_fingerprint(inputs[row]) in seen for row in rows_b)
+
+
+_PARTS = ("forget", "retain", "available", "holdout_forget", "holdout_retain")
+
+
+def _rows_of(manifest: Manifest, request: ForgetRequest, train: RowNumbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    column: Any = manifest.table["subject_id" if request.kind == "subject" else "sample_id"]
+    ids: Any = pa.array(request.ids, type=pa.string())
+    found = pc.sum(pc.is_in(ids, value_set=column.take(pa.array(train)).drop_null())).as_py() or 0
+    if found < len(ids):
+        counted = f"{len(ids) - found} of the {len(ids)} {request.kind} ids match no train row"
+        raise UsageError(f"{counted}: give ids exactly as the manifest has them (nothing was selected)")
+    return np.array(pc.is_in(column, value_set=ids), dtype=bool)
+
+
+def _draw(rows: RowNumbers, targets: RowNumbers, most: int, seed: int) -> RowNumbers:
+    if not most:
+        return rows
+    parts = []
+    for index in np.unique(targets):
+        of_class = rows[targets == index]
+        if len(of_class) > most:
+            of_class = np.random.default_rng([seed, int(index)]).choice(of_class, most, replace=False, shuffle=False)
+        parts.append(of_class)
+    return np.sort(np.concatenate(parts))
+
+
+def _joined(rows: Mapping[str, RowNumbers], *names: str) -> RowNumbers:
+    return np.sort(np.concatenate([rows[name] for name in names]))
+
+
+def _read(path: Path, most: int) -> bytes:
+    if path.stat().st_size > most:
+        raise ValueError("it is too large")
+    return path.read_bytes()
+
+
+def _read_row_numbers(path: Path, digest: str) -> RowNumbers:
+    import io
+
+    content = _read(path, MOST_ROWS * 8 + 4096)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError("its content was changed")
+    values = read_array(io.BytesIO(content), len(content), what=path.name)
+    if values.dtype != np.int64 or values.ndim != 1 or (len(values) and values.min() < 0):
+        raise ValueError("it holds no row numbers")
+    return values
+
+
+def _fingerprint(values: np.ndarray[Any, Any]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).digest()

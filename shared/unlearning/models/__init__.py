@@ -1,0 +1,1 @@
+"""Networks on an allow-list, and the bundles that carry their weights."""

@@ -1,0 +1,149 @@
+"""The gate: a policy's two-sided bounds held against measured metrics. It fails closed.
+
+A metric that is missing or not a finite number fails. A metric outside its bounds fails when its distance to them is
+more than two standard errors, and is inconclusive when it is less: too few samples to tell. Everything else passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from unlearning.config import build, nearest
+from unlearning.errors import UsageError
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What a metric may be, both ends included; None: open on that side."""
+
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a bound that bounds nothing, or that nothing can meet."""
+        ends = [end for end in (self.low, self.high) if end is not None]
+        if not ends or not all(math.isfinite(end) for end in ends):
+            raise ValueError(f"a bound needs a finite low or high, got low {self.low}, high {self.high}")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+
+
+Policy = Mapping[str, Bound]
+
+CLASS_POLICY: Policy = {
+    "forget_accuracy.test.unlearned": Bound(high=0.05, why="the class is no longer recognised"),
+    "forget_accuracy.train.unlearned": Bound(high=0.05, why="nor are the very rows it was learned from"),
+    "retain_accuracy_drop.test": Bound(high=0.05, why="the other classes still work"),
+    "worst_class_drop.test": Bound(high=0.25, why="no single class pays for it"),
+    "membership_auc.forget.unlearned": Bound(
+        low=0.35,
+        high=0.65,
+        why="forgotten rows look like rows of the class that were never trained on, no better, no worse",
+    ),
+    "weights_changed": Bound(low=1e-6, why="the weights are not the original's"),
+}
+"""For class requests without a retrained reference: held-out rows of the class stand in for it."""
+
+
+def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) -> dict[str, Bound]:
+    """The default policy with some bounds replaced.
+
+    Args:
+        overrides: Metric name to {"low", "high", "why"}; None drops the gate.
+        default: What is replaced in.
+
+    Raises:
+        UsageError: For a metric that the policy does not know, or bounds that make no sense.
+    """
+    policy = dict(default)
+    for metric, bound in overrides.items():
+        if metric not in default:
+            raise UsageError(
+                f'policy: unknown metric "{metric}"{nearest(metric, default)} (valid: {", ".join(default)})'
+            )
+        if bound is None:
+            del policy[metric]
+            continue
+        if not isinstance(bound, Mapping):
+            raise UsageError(f'policy: "{metric}" wants {{"low": ..., "high": ...}}, got {bound!r}')
+        policy[metric] = build(Bound, bound, what=f'policy "{metric}"')
+    if not policy:
+        raise UsageError("policy: every gate was dropped; a verdict needs at least one")
+    return policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One bound held against one metric."""
+
+    metric: str
+    value: float | None
+    standard_error: float
+    low: float | None
+    high: float | None
+    why: str
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """All gates, and what follows from them: any failed: fail; else any inconclusive: inconclusive; else pass."""
+
+    outcome: Outcome
+    gates: tuple[Gate, ...]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is not a pass, a sentence each; empty for a pass."""
+        return [gate.reason for gate in self.gates if gate.outcome != "pass"]
+
+
+def judge(metrics: Mapping[str, float | None], errors: Mapping[str, float], policy: Policy) -> Verdict:
+    """Hold every bound of the policy against the metrics.
+
+    Args:
+        metrics: Name to value; what was not measured is missing or None.
+        errors: Standard errors of some metrics, by the same names; the others count as exact.
+        policy: Name to bound; at least one.
+    """
+    if not policy:
+        raise UsageError("a policy needs at least one bound, got none")
+    gates = tuple(_gate(name, bound, metrics.get(name), errors.get(name, 0.0)) for name, bound in policy.items())
+    outcomes = {gate.outcome for gate in gates}
+    outcome: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+    return Verdict(outcome=outcome, gates=gates)
+
+
+def _gate(name: str, bound: Bound, value: float | None, error: float) -> Gate:
+    outcome: Outcome
+    if value is None or not math.isfinite(value) or not math.isfinite(error) or error < 0:
+        outcome, reason = "fail", f"{name} was not measured"
+        value = None
+    else:
+        below = bound.low - value if bound.low is not None else -math.inf
+        above = value - bound.high if bound.high is not None else -math.inf
+        outside = max(below, above)
+        if outside <= 0:
+            outcome, reason = "pass", f"{name} is {value:.4g}"
+        else:
+            outcome = "fail" if outside > 2 * error else "inconclusive"
+            side = f"below {bound.low:g}" if below > above else f"above {bound.high:g}"
+            doubt = f", by less than two standard errors ({error:.2g})" if outcome == "inconclusive" else ""
+            reason = f"{name} is {value:.4g}, {side}{doubt}"
+    return Gate(
+        metric=name,
+        value=value,
+        standard_error=error if math.isfinite(error) else 0.0,
+        low=bound.low,
+        high=bound.high,
+        why=bound.why,
+        outcome=outcome,
+        reason=reason,
+    )

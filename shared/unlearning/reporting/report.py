@@ -1,0 +1,368 @@
+"""The report of one run: a self-contained HTML page for people and archives, a Markdown summary for the KFP UI."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from unlearning.errors import UsageError
+from unlearning.policy.gates import Verdict
+from unlearning.reporting import wording
+from unlearning.reporting.wording import CLOSE, OPEN, amount, clean, isolated, label, listed, percent, plain, points
+
+FOLD_CLASSES = 30
+WORST_SHOWN = 10
+WORDS = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
+_MEDIA_TYPES = ("image/svg+xml", "image/png")
+_ROWS = {
+    "forget_train": "training rows of the forgotten classes",
+    "retain_train": "training rows of the other classes",
+    "retain_available": "of those, available to the method",
+    "forget_test": "unseen rows of the forgotten classes",
+    "retain_test": "unseen rows of the other classes",
+}
+# Figure name: section, heading, caption.
+_FIGURES = {
+    "per_class_accuracy": (
+        "classes",
+        "Accuracy of each class",
+        "Ring: before. Diamond: after. Hatched rows are the forgotten classes; the other rows should hardly move.",
+    ),
+    "prediction_distribution": (
+        "classes",
+        "What examples of the forgotten classes are called",
+        "Hatched: before. Solid: after. One class that takes nearly all of them would tell where the forgotten ones went.",
+    ),
+    "confusion_matrices": (
+        "classes",
+        "What is taken for what",
+        "Each row is a true class and adds up to 100%; both panels share one colour scale.",
+    ),
+    "roc_curves": (
+        "attacks",
+        "Telling members from non-members",
+        "The nearer to the grey chance line, in either direction, the less the attack learns. "
+        "The right panel enlarges the few false alarms that an attacker can afford.",
+    ),
+    "training_curves": ("method", "While it ran", "One panel for each stage that learns, one value for each step."),
+    "noise_pictures": (
+        "method",
+        "What was learned in place of the forgotten data",
+        "Inputs made from the model alone, a row for each class. The forgotten data were not used to make them.",
+    ),
+    "stage_times": ("time", "Time of each stage", ""),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassRow:
+    """One class before and after; accuracies in [0, 1], None where there are no samples."""
+
+    name: str
+    n_test: int
+    original_test: float | None
+    unlearned_test: float | None
+    original_train: float | None = None
+    unlearned_train: float | None = None
+    forgotten: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackRow:
+    """One attack on both models.
+
+    Attributes:
+        name: What it is called.
+        question: What it asks, as a sentence.
+        original: Its score against the original model; None: not run.
+        unlearned: Likewise against the unlearned one.
+        members: Number of rows that were trained on.
+        non_members: Number of rows that were not.
+        ideal: The score of a model that never saw the forgotten rows; None: not known.
+    """
+
+    name: str
+    question: str
+    original: float | None
+    unlearned: float | None
+    members: int
+    non_members: int
+    ideal: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """All that the report says; numbers and names only, no models or data.
+
+    Attributes:
+        title: Headline.
+        verdict: Of the gates.
+        pipeline: The pipeline that ran.
+        method: The unlearning method.
+        method_source: Where it is published: "arXiv:2111.08947".
+        settings: The method's settings.
+        seed: Of the run.
+        model_name: As the user calls it.
+        original_digest: sha256 of the original model.
+        unlearned_digest: sha256 of the unlearned model.
+        manifest_digest: sha256 of the data manifest.
+        dataset_name: As the user calls it.
+        forget_classes: Names of the forgotten classes.
+        rows: Set name (forget_train, retain_train, retain_available, forget_test, retain_test) to number of rows.
+        metrics: Every measured number by its name.
+        per_class: One row per class, in class order.
+        figures: Name to (media type, bytes); SVG or PNG. The names of `figures`' functions get captions.
+        seconds: Stage to wall time.
+        versions: Package to version.
+        reference: What the unlearned model was compared with, as a sentence.
+        not_claimed: What nobody may conclude from this report, a sentence each.
+        attacks: One row per attack.
+        finished: When the run ended, as the caller writes it; empty: not said.
+    """
+
+    title: str
+    verdict: Verdict
+    pipeline: str
+    method: str
+    method_source: str
+    settings: Mapping[str, Any]
+    seed: int
+    model_name: str
+    original_digest: str
+    unlearned_digest: str
+    manifest_digest: str
+    dataset_name: str
+    forget_classes: Sequence[str]
+    rows: Mapping[str, int]
+    metrics: Mapping[str, float]
+    per_class: Sequence[ClassRow]
+    reference: str
+    not_claimed: Sequence[str]
+    attacks: Sequence[AttackRow] = ()
+    figures: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    finished: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse pictures that a page must not carry."""
+        for name, (media_type, _) in self.figures.items():
+            if media_type not in _MEDIA_TYPES:
+                raise UsageError(
+                    f'report figure "{clean(name)}": wanted {" or ".join(_MEDIA_TYPES)}, got "{clean(media_type)}"'
+                )
+
+
+def verdict_sentence(report: RunReport) -> str:
+    """The verdict in one line of plain text, its word first: "PASS: the model no longer recognises class 3 ...".
+
+    That a class is no longer recognised is said only when a gate on its unseen examples passed at a level no better
+    than guessing, or 5%; a looser policy's pass reads as the plain numbers.
+    """
+    return plain(f"{WORDS[report.verdict.outcome]}: {_sentence(report)}")
+
+
+def render_html(report: RunReport) -> str:
+    """One HTML page that needs nothing else: no script, no other resource; the same report gives the same text."""
+    return _template().render(
+        report=report,
+        word=WORDS[report.verdict.outcome],
+        sentence=_sentence(report),
+        tiles=_tiles(report),
+        figures=_figures_by_section(report),
+        shown_classes=_shown_classes(report.per_class),
+        settings=[(key, _setting(value)) for key, value in report.settings.items()],
+        rows=[(_ROWS.get(key, key), count) for key, count in report.rows.items()],
+        total=sum(report.seconds.values()),
+    )
+
+
+def render_markdown(report: RunReport) -> str:
+    """A short summary in Markdown: the verdict, the gates, what was run, what is not claimed; no HTML."""
+    sentence = _sentence(report)
+    lines = [
+        f"# {_markdown(clean(report.title, 200))}",
+        "",
+        f"**{WORDS[report.verdict.outcome]}**: {_markdown(plain(sentence))}",
+        "",
+        _markdown(clean(report.reference, 600)),
+        "",
+        "| gate | measured | allowed | outcome |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for gate in report.verdict.gates:
+        bound = _beside(gate.value, gate.low, gate.high)
+        cells = (
+            clean(label(gate.metric), 160),
+            amount(gate.metric, gate.value, against=bound),
+            wording.allowed(gate.metric, gate.low, gate.high),
+            gate.outcome,
+        )
+        lines.append(f"| {' | '.join(_markdown(cell) for cell in cells)} |")
+    facts = {
+        "forgotten": listed(report.forget_classes),
+        "data set": f"{clean(report.dataset_name)}, manifest {clean(report.manifest_digest, 12)}",
+        "method": f"{clean(report.method)} ({clean(report.method_source)}), seed {report.seed}",
+        "model": f"{clean(report.model_name)}, {clean(report.original_digest, 12)} → {clean(report.unlearned_digest, 12)}",
+        "time": wording.duration(sum(report.seconds.values())) if report.seconds else "",
+    }
+    lines += ["", *(f"- {what}: {_markdown(plain(fact))}" for what, fact in facts.items() if fact)]
+    if report.not_claimed:
+        lines += ["", "Not claimed:", ""]
+        lines += [f"- {_markdown(clean(sentence, 600))}" for sentence in report.not_claimed]
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(report: RunReport) -> str:
+    """Without the verdict's word; names between isolation marks."""
+    verdict, numbers = report.verdict, report.metrics
+    names = listed(report.forget_classes)
+    if verdict.outcome == "fail":
+        return f"this model must not replace the original. {wording.closing(verdict)}"
+    if verdict.outcome == "inconclusive":
+        return f"too few examples to tell whether {names} can count as forgotten. {wording.closing(verdict)}"
+    forget = _pair(numbers, "forget_accuracy.test")
+    retain = _pair(numbers, "retain_accuracy.test")
+    level = numbers.get("forget_accuracy.test.unlearned", 1.0)
+    guessing = max(0.05, 1 / len(report.per_class)) if report.per_class else 0.05
+    kept = f"keeps {retain[1]} (was {retain[0]}) on the others" if retain else ""
+    if level <= guessing and any(gate.metric == "forget_accuracy.test.unlearned" for gate in verdict.gates):
+        those = "them" if len(report.forget_classes) > 1 else "it"
+        change = f" ({forget[0]} → {forget[1]} on unseen examples of {those})" if forget else ""
+        return f"the model no longer recognises {names}{change}{' and ' + kept if kept else ''}."
+    change = f"; on unseen examples of {names} accuracy went from {forget[0]} to {forget[1]}" if forget else ""
+    count = len(verdict.gates)
+    which = "its only gate passed" if count == 1 else f"all {count} gates passed"
+    return f"{which}{change}{'; the model ' + kept if kept else ''}."
+
+
+def _pair(numbers: Mapping[str, float], stem: str) -> tuple[str, str] | None:
+    before, after = numbers.get(f"{stem}.original"), numbers.get(f"{stem}.unlearned")
+    if before is None or after is None:
+        return None
+    return amount(stem, before), amount(stem, after)
+
+
+def _tiles(report: RunReport) -> list[tuple[str, str, str, str]]:
+    """(what, before, after, remark) of the numbers that matter most, where both were measured."""
+    wanted = [
+        ("forget_accuracy.test", "Forgotten classes", "accuracy on unseen examples"),
+        ("retain_accuracy.test", "All other classes", "accuracy on unseen examples"),
+        ("membership_auc.forget", "Membership attack", "AUC on forgotten rows; 0.5 is chance"),
+    ]
+    return [
+        (what, *pair, remark) for stem, what, remark in wanted if (pair := _pair(report.metrics, stem)) is not None
+    ]
+
+
+def _shown_classes(rows: Sequence[ClassRow]) -> Sequence[ClassRow]:
+    """All, or of many the forgotten ones and those that lost most."""
+    if len(rows) <= FOLD_CLASSES:
+        return rows
+    forgotten = [row for row in rows if row.forgotten][:FOLD_CLASSES]
+    others = [row for row in rows if not row.forgotten]
+    return forgotten + sorted(others, key=lambda row: -_lost(row))[:WORST_SHOWN]
+
+
+def _lost(row: ClassRow) -> float:
+    if row.original_test is None or row.unlearned_test is None:
+        return -1.0
+    return row.original_test - row.unlearned_test
+
+
+def _figures_by_section(report: RunReport) -> dict[str, list[dict[str, str]]]:
+    """Section to its figures, in a fixed order; those without a known name come last, under "more"."""
+    sections: dict[str, list[dict[str, str]]] = {key: [] for key in ("classes", "attacks", "method", "time", "more")}
+    names = [*(name for name in _FIGURES if name in report.figures), *(n for n in report.figures if n not in _FIGURES)]
+    for name in names:
+        media_type, content = report.figures[name]
+        section, heading, caption = _FIGURES.get(name, ("more", clean(name).replace("_", " "), ""))
+        sections[section].append(
+            {
+                "heading": heading,
+                "caption": caption,
+                "alt": _alt(name, heading, report),
+                "source": f"data:{media_type};base64,{base64.b64encode(content).decode()}",
+                "kind": "chart" if media_type == "image/svg+xml" else "picture",
+            }
+        )
+    return sections
+
+
+def _alt(name: str, heading: str, report: RunReport) -> str:
+    if name == "per_class_accuracy":
+        gone = [row for row in report.per_class if row.forgotten][:3]
+        said = "; ".join(f"{clean(r.name)}: {percent(r.original_test)} to {percent(r.unlearned_test)}" for r in gone)
+        return f"Chart of the accuracy of each class before and after. {said}. The table below has every number."
+    if name == "stage_times":
+        said = ", ".join(f"{clean(stage)} {wording.duration(time)}" for stage, time in list(report.seconds.items())[:20])
+        return f"Bar chart of the time of each stage: {said}."
+    if name == "roc_curves":
+        said = "; ".join(f"{clean(a.name)}: {_score(a.original)} before, {_score(a.unlearned)} after" for a in report.attacks)
+        return f"ROC curves of the membership attack on both models. {said}."
+    if name == "noise_pictures":
+        return f"Pictures of learned noise for {plain(listed(report.forget_classes))}."
+    return f"Figure: {heading}."
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001
+
+
+def _beside(value: float | None, low: float | None, high: float | None) -> float | None:
+    """The bound that a value must not be mistaken for: the nearest."""
+    ends = [end for end in (low, high) if end is not None]
+    return min(ends, key=lambda end: abs(end - value)) if value is not None else None
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _markdown(text: str) -> str:
+    """Text without meaning to Markdown: no markup, no HTML, no table cell, no link that makes itself."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", text)
+    return text.replace("://", r":\/\/").replace("www.", r"www\.").replace("@", r"\@")
+
+
+def _bdi(text: Any, most: int = wording.NAME_LENGTH) -> Markup:
+    return Markup("<bdi>{}</bdi>").format(clean(text, most))
+
+
+def _isolating(text: str) -> Markup:
+    """A sentence's isolation marks as elements: they stand in for them and can hold nothing but text."""
+    # Safe: what is marked up is escaped first, and the names in it have lost any marks of their own.
+    return Markup(str(escape(text)).replace(OPEN, "<bdi>").replace(CLOSE, "</bdi>"))  # noqa: S704
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "allowed": lambda gate: wording.allowed(gate.metric, gate.low, gate.high),
+        "amount": amount,
+        "bdi": _bdi,
+        "clean": clean,
+        "count": lambda number: f"{number:,}".replace(",", "\u202f"),
+        "duration": wording.duration,
+        "isolated": isolated,
+        "isolating": _isolating,
+        "label": label,
+        "listed": listed,
+        "measured": lambda gate: amount(gate.metric, gate.value, against=_beside(gate.value, gate.low, gate.high)),
+        "percent": percent,
+        "points": points,
+        "score": _score,
+    }
+    source = resources.files("unlearning.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source)

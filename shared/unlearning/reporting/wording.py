@@ -1,0 +1,190 @@
+"""Names and numbers as a reader wants them: metrics in plain words, digits that do not mislead, names that do no harm."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from unlearning.policy.gates import Gate, Verdict
+
+NAME_LENGTH = 60
+OPEN, CLOSE = "\u2068", "\u2069"
+"""First strong isolate, pop isolate: what lies between cannot turn the direction of the text around it."""
+
+_CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_QUANTITIES = {
+    "accuracy": "accuracy on {rows}",
+    "forget_accuracy": "accuracy on {rows} of the forgotten classes",
+    "retain_accuracy": "accuracy on {rows} of the other classes",
+    "forget_accuracy_drop": "accuracy lost on {rows} of the forgotten classes",
+    "retain_accuracy_drop": "accuracy lost on {rows} of the other classes",
+    "worst_class_drop": "largest loss of any one other class, on {rows}",
+    "membership_auc": "membership attack on {rows}, AUC",
+    "membership_tpr_at_1_percent_fpr": "membership attack on {rows}, members found at 1% false alarms",
+    "entropy_attack": "share of {rows} that the entropy attack calls training data",
+    "weights_changed": "how far the weights moved from the original's",
+}
+_ROWS = {
+    "test": "unseen examples",
+    "train": "training examples",
+    "forget": "forgotten examples",
+    "retain": "retained examples",
+}
+_MODELS = {"original": "original model", "unlearned": "unlearned model", "retrained": "retrained model"}
+
+
+def label(metric: str) -> str:
+    """A metric in plain words; a name that is not known comes back as it is.
+
+    Example:
+        >>> label("forget_accuracy.test.unlearned")
+        'accuracy on unseen examples of the forgotten classes, unlearned model'
+        >>> label("my_metric.x")
+        'my_metric.x'
+    """
+    quantity, *parts = metric.split(".")
+    if quantity not in _QUANTITIES or any(part not in _ROWS and part not in _MODELS for part in parts):
+        return metric
+    rows = " and ".join(_ROWS[part] for part in parts if part in _ROWS) or "examples"
+    return ", ".join([_QUANTITIES[quantity].format(rows=rows), *(_MODELS[part] for part in parts if part in _MODELS)])
+
+
+def amount(metric: str, value: float | None, *, against: float | None = None) -> str:
+    """A metric's value with the digits and unit of its kind: accuracies in percent, losses of accuracy in points.
+
+    Args:
+        metric: Its name; decides the kind.
+        value: None: not measured.
+        against: A bound that the value is shown beside; digits are added until the two look different.
+
+    Example:
+        >>> amount("accuracy", 0.0501), amount("accuracy", 0.0501, against=0.05), amount("accuracy", 0.0001)
+        ('5.0%', '5.01%', '<0.1%')
+    """
+    if value is None:
+        return "not measured"
+    quantity = metric.split(".")[0]
+    if quantity.endswith("_drop"):
+        return _apart(100 * value, against and 100 * against, "f", 1) + " points"
+    if "accuracy" in quantity or "tpr" in quantity or quantity == "entropy_attack":
+        return percent(value, against=against)
+    if quantity.endswith("auc"):
+        return _apart(value, against, "f", 3)
+    return _apart(value, against, "g", 4)
+
+
+def percent(share: float | None, *, against: float | None = None) -> str:
+    """A share in percent; what is only nearly nothing or nearly everything does not look like it; a dash for None."""
+    if share is None:
+        return "–"  # noqa: RUF001
+    if against is None and 0 < share < 0.0005:
+        return "<0.1%"
+    if against is None and 0.9995 <= share < 1:
+        return ">99.9%"
+    return _apart(100 * share, against if against is None else 100 * against, "f", 1) + "%"
+
+
+def points(before: float | None, after: float | None) -> str:
+    """The signed change between two shares, in percentage points, with a true minus sign; a dash without both."""
+    if before is None or after is None:
+        return "–"  # noqa: RUF001
+    return signed(100 * (after - before))
+
+
+def signed(number: float) -> str:
+    """A number with one decimal and its sign: a plus, a true minus, or none for what rounds to zero."""
+    text = f"{abs(number):.1f}"
+    return text if float(text) == 0 else f"{'+' if number > 0 else '−'}{text}"  # noqa: RUF001
+
+
+def _apart(value: float, other: float | None, kind: str, digits: int) -> str:
+    text = f"{value:.{digits}{kind}}"
+    while other is not None and value != other and digits < 12 and float(text) == float(f"{other:.{digits}{kind}}"):
+        digits += 1
+        text = f"{value:.{digits}{kind}}"
+    return text.replace("-", "−")  # noqa: RUF001
+
+
+def allowed(metric: str, low: float | None, high: float | None) -> str:
+    """The range of a bound in words, both ends included: "at most 5%", "0.35 to 0.65"."""
+    if low is not None and high is not None:
+        return f"{_limit(metric, low)} to {_limit(metric, high)}"
+    return f"at most {_limit(metric, high)}" if high is not None else f"at least {_limit(metric, low)}"
+
+
+def _limit(metric: str, bound: float | None) -> str:
+    if bound is None:
+        return ""
+    unit = next((unit for unit in (" points", "%") if amount(metric, 0.5).endswith(unit)), "")
+    return f"{100 * bound if unit else bound:.6g}{unit}".replace("-", "−")  # noqa: RUF001
+
+
+def duration(seconds: float) -> str:
+    """A time span in the units that a person would use.
+
+    Example:
+        >>> duration(0.42), duration(38.06), duration(200), duration(7510)
+        ('0.42 s', '38.1 s', '3 min 20 s', '2 h 05 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60:02d} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def clean(text: Any, most: int = NAME_LENGTH) -> str:
+    """Any value as one line of at most `most` characters, without control, surrogate or direction-changing characters."""
+    # The cut comes before the work as well: the text may be far longer than what is shown of it.
+    shown = _CONTROLS.sub("", str(text)[: 4 * most])
+    shown = "".join("\ufffd" if unicodedata.category(c) in ("Cs", "Cn") else c for c in shown)
+    shown = " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in shown).split())
+    longer = len(shown) > most or len(str(text)) > 4 * most
+    return shown[: most - 1].rstrip() + "…" if longer else shown
+
+
+def isolated(text: Any, most: int = NAME_LENGTH) -> str:
+    """The same between marks that keep its reading direction to itself."""
+    return f"{OPEN}{clean(text, most)}{CLOSE}"
+
+
+def listed(names: Sequence[str], *, most: int = 5) -> str:
+    """ "class 3" or "classes a, b and 7 more", each name isolated."""
+    shown = [isolated(name) for name in names[:most]]
+    if len(names) > most:
+        shown.append(f"{len(names) - most} more")
+    text = " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+    return f"class{'es' if len(names) > 1 else ''} {text}" if names else "nothing"
+
+
+def plain(sentence: str) -> str:
+    """A sentence without the isolation marks that its names do not need."""
+    return re.sub(f"{OPEN}([\x20-\x7e]*){CLOSE}", r"\1", sentence)
+
+
+def finding(gate: Gate) -> str:
+    """What one gate found, without a full stop: "accuracy on ... is 12.0%, above the allowed 5%"."""
+    what = isolated(label(gate.metric), 160)
+    if gate.value is None:
+        return f"{what} was not measured"
+    low = gate.low is not None and gate.value < gate.low
+    bound = gate.low if low else gate.high
+    text = f"{what} is {amount(gate.metric, gate.value, against=bound)}"
+    if gate.outcome == "pass":
+        return text
+    text += f", {'below' if low else 'above'} the allowed {_limit(gate.metric, bound)}"
+    if gate.outcome == "inconclusive":
+        text += f" by less than two standard errors ({_limit(gate.metric, float(f'{gate.standard_error:.2g}'))} each)"
+    return text
+
+
+def closing(verdict: Verdict) -> str:
+    """The first thing that kept a verdict from passing, and how many more there are; as sentences."""
+    first, *others = [gate for gate in verdict.gates if gate.outcome == verdict.outcome]
+    text = finding(first).replace(OPEN, "", 1).replace(CLOSE, "", 1) if label(first.metric) != first.metric else finding(first)
+    text = text[0].upper() + text[1:] + "."
+    if others:
+        word = "failed" if verdict.outcome == "fail" else "cannot be told"
+        text += f" {len(others)} more gate{'s' if len(others) > 1 else ''} {word}."
+    return text

@@ -1,0 +1,38 @@
+"""What the environment says: where things live. One prefix, `UNLEARN_`, plus the ecosystem's own names."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where models, runs and data live; everything under `home` unless one variable says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="UNLEARN_", extra="ignore", populate_by_name=True)
+
+    home: Path = Field(default=Path("unlearn-data"), description="Folder of everything embedded (UNLEARN_HOME)")
+    store: str = Field(default="", description="Object store: a folder, or s3://bucket/prefix (UNLEARN_STORE)")
+    tracking: str = Field(
+        default="", validation_alias="MLFLOW_TRACKING_URI", description="MLflow (MLFLOW_TRACKING_URI)"
+    )
+    experiment: str = Field(default="unlearning", description="MLflow experiment (UNLEARN_EXPERIMENT)")
+    data: Path | None = Field(default=None, description="Folder of real data sets (UNLEARN_DATA)")
+    mlflow_timeout: int = Field(
+        default=10, ge=1, le=600, description="Seconds to wait for MLflow (UNLEARN_MLFLOW_TIMEOUT)"
+    )
+
+    @property
+    def store_uri(self) -> str:
+        """The object store in force."""
+        return self.store or str(self.home.absolute() / "store")
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server or database in force."""
+        return self.tracking or f"sqlite:///{self.home.absolute() / 'mlflow.db'}"
+
+    @property
+    def artifacts_uri(self) -> str:
+        """Where MLflow keeps the files of an embedded database."""
+        return (self.home.absolute() / "mlartifacts").as_uri()

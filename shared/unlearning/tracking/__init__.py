@@ -1,0 +1,6 @@
+"""Runs, metrics and registered models in MLflow: a server, or one SQLite file."""
+
+from unlearning.tracking.registry import RegisteredVersion, Registry
+from unlearning.tracking.runs import StageRun, Tracker
+
+__all__ = ["RegisteredVersion", "Registry", "StageRun", "Tracker"]

@@ -1,0 +1,240 @@
+"""The one training loop, the recipes it follows, and predictions in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlearning.data.samples import Samples
+from unlearning.progress import Progress, silent
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a model is trained from scratch; kept in its card, and followed again to retrain it."""
+
+    epochs: int = 10
+    optimiser: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3  # the peak, when there is a schedule
+    schedule: Literal["constant", "one_cycle"] = "one_cycle"
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    clip_value: float = 0.0  # each gradient entry's bound; 0: none
+    augmentation: Literal["none", "shift", "shift_flip"] = "none"  # shift: by up to an eighth of each side
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
+        if self.weight_decay < 0 or self.clip_value < 0:
+            raise ValueError("weight_decay and clip_value must be >= 0")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is: data goes there, nothing else chooses a device."""
+    return next(model.parameters()).device
+
+
+def best_device() -> torch.device:
+    """The first GPU, or the CPU when there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def permuted(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Rows 0 .. count - 1 in one random order, in batches; a last batch of a single row joins the one before it.
+
+    BatchNorm cannot train on one row, and a tiny last batch only adds noise.
+    """
+    batches = list(torch.randperm(count, generator=generator).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        last = batches.pop()
+        batches[-1] = torch.cat([batches[-1], last])
+    yield from batches
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches `permuted` gives."""
+    full, rest = divmod(count, batch_size)
+    return full + (1 if rest > 1 or full == 0 else 0)
+
+
+def augmented(inputs: Tensor, how: str, generator: torch.Generator) -> Tensor:
+    """Images shifted (zeros in the gap) and perhaps mirrored at random, one choice for each image.
+
+    Args:
+        inputs: Shape (B, C, H, W).
+        how: "none", "shift" (by up to an eighth of each side) or "shift_flip".
+        generator: Of the random choices, on the CPU.
+    """
+    if how == "none":
+        return inputs
+    B, _, H, W = inputs.shape
+    pad_h, pad_w = max(1, H // 8), max(1, W // 8)
+    padded = F.pad(inputs, (pad_w, pad_w, pad_h, pad_h))
+    top = torch.randint(0, 2 * pad_h + 1, (B, 1), generator=generator)
+    left = torch.randint(0, 2 * pad_w + 1, (B, 1), generator=generator)
+    rows = top + torch.arange(H)  # (B, H)
+    columns = left + torch.arange(W)  # (B, W)
+    if how == "shift_flip":
+        flip = torch.rand((B, 1), generator=generator) < 0.5
+        columns = torch.where(flip, columns.flip(1), columns)
+    rows, columns = rows.to(inputs.device), columns.to(inputs.device)
+    images = torch.arange(B, device=inputs.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def optimise(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    optimiser: torch.optim.Optimizer,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+    loss: Loss = F.cross_entropy,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    clip_value: float = 0.0,
+    augmentation: str = "none",
+    phase: str = "train",
+    progress: Progress = silent,
+) -> list[float]:
+    """Train the model in place, in train mode; the loss of every step comes back.
+
+    Args:
+        model: Maps inputs (B, ...) to outputs (B, C).
+        samples: What to train on, in a new random order every epoch.
+        optimiser: Over the model's parameters.
+        epochs: Passes over the samples; >= 1.
+        batch_size: Rows a step.
+        generator: Of the order and the augmentation.
+        loss: Of outputs and targets, a scalar.
+        scheduler: Stepped after every step.
+        clip_value: Bound of each gradient entry; 0: none.
+        augmentation: As in `augmented`.
+        phase: Named to `progress`.
+        progress: Called after every step.
+
+    Raises:
+        FloatingPointError: When a loss is not finite; the weights are then of no use.
+    """
+    device = device_of(model)
+    model.train()
+    total = epochs * steps_per_epoch(len(samples), batch_size)
+    losses: list[float] = []
+    for _ in range(epochs):
+        for rows in permuted(len(samples), batch_size, generator):
+            inputs, targets = samples.batch(rows)
+            inputs, targets = inputs.to(device), targets.to(device)
+            if augmentation != "none":
+                inputs = augmented(inputs, augmentation, generator)
+            optimiser.zero_grad(set_to_none=True)
+            value = loss(model(inputs), targets)
+            value.backward()
+            if clip_value:
+                nn.utils.clip_grad_value_(model.parameters(), clip_value)
+            optimiser.step()
+            if scheduler is not None:
+                scheduler.step()
+            losses.append(value.item())
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"{phase}: the loss became {losses[-1]} at step {len(losses)}; lower the learning rate"
+                )
+            progress(phase, len(losses), total, losses[-1])
+    return losses
+
+
+def train(
+    model: nn.Module,
+    samples: Samples,
+    recipe: Recipe,
+    *,
+    generator: torch.Generator,
+    loss: Loss = F.cross_entropy,
+    progress: Progress = silent,
+) -> list[float]:
+    """Train a freshly built model in place by its recipe; the loss of every step comes back."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "adam":
+        optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    else:
+        optimiser = torch.optim.SGD(
+            parameters, lr=recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+        )
+    scheduler = None
+    if recipe.schedule == "one_cycle":
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            max_lr=recipe.learning_rate,
+            total_steps=recipe.epochs * steps_per_epoch(len(samples), recipe.batch_size) + 1,
+        )
+    losses = optimise(
+        model,
+        samples,
+        optimiser=optimiser,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        generator=generator,
+        loss=loss,
+        scheduler=scheduler,
+        clip_value=recipe.clip_value,
+        augmentation=recipe.augmentation,
+        progress=progress,
+    )
+    model.eval()
+    return losses
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode; the mode of each of its modules is put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def predict(model: nn.Module, samples: Samples, *, batch_size: int = 1024) -> Tensor:
+    """Outputs for every sample in order, one pass, eval mode, no gradients: shape (N, C), float32, on the CPU."""
+    device = device_of(model)
+    outputs: list[Tensor] = []
+    with evaluating(model), torch.inference_mode():
+        for rows in torch.arange(len(samples)).split(batch_size):
+            inputs, _ = samples.batch(rows)
+            outputs.append(model(inputs.to(device)).float().cpu())
+    return torch.cat(outputs).clone() if outputs else torch.empty((0, 0))
+
+
+def build_seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A freshly built network whose initial weights depend on the seed alone; the global generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator for one purpose of one run; different purposes draw independently of each other.
+
+    Args:
+        seed: Of the run; any integer.
+        purpose: "train", "synthesize", ...
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

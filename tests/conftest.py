@@ -1,0 +1,94 @@
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MOTO = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of a real S3 server over HTTP, in its own process; it ends when this process does."""
+    server = subprocess.Popen([sys.executable, "-c", MOTO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    port = server.stdout.readline().strip()
+    assert port.isdigit(), "the S3 server did not start"
+    yield f"http://127.0.0.1:{port}"
+    server.stdin.close()
+    server.stdout.close()
+    server.wait(20)
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a fresh bucket; the AWS environment points at its server."""
+    import boto3
+
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    client = boto3.session.Session().client("s3")
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    return bucket
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server, in its own process group, that keeps artifacts for its clients."""
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
+    clean = {name: value for name, value in os.environ.items() if not re.match("MLFLOW_|AWS_", name)}
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**clean, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            start_new_session=True,
+        )
+    try:
+        _await_health(f"{uri}/health", server, folder / "server.log")
+        yield uri
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(20)
+
+
+def _await_health(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"the MLflow server did not start: {log.read_text()[-2000:]}")
