@@ -51,8 +51,9 @@ finish() {
         local pid
         pid=$(<"$own/pid")
         kill "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+        umount "$own"/exec/netns/* 2>/dev/null || true # what a stopped daemon leaves mounted cannot be removed
     fi
-    [[ $keep == yes ]] || rm -rf "$own" "$work/rootfs" "$work/run" "$work/changed"
+    [[ $keep == yes ]] || rm -rf "$own" "$work/rootfs" "$work/run" "$work/changed" || status=1
     exit "$status"
 }
 trap finish EXIT
@@ -86,7 +87,7 @@ base=$(sed -n 's/^ARG BASE=//p' Dockerfile)
 if docker image inspect "$base" >/dev/null 2>&1 || timeout 300 docker pull "$base" >"$work/logs/pull.log" 2>&1; then
     say "Base image: $base"
 else
-    stand_in=python-stand-in:3.11
+    stand_in="python-stand-in:3.11"
     say "Base image: $base cannot be pulled; $stand_in is a STAND-IN (Debian's Python, this machine's certificates)"
     if ! docker image inspect "$stand_in" >/dev/null 2>&1; then
         command -v debootstrap >/dev/null || die "no base image and no debootstrap: apt-get install debootstrap"

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# MLflow's own tables use what SQLAlchemy 2.1 deprecates.
+NOT_OURS = "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+
 MOTO = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -21,6 +24,10 @@ server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", NOT_OURS)
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +47,6 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a fresh bucket; the AWS environment points at its server."""
-    import boto3
-
     for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
@@ -49,9 +54,8 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    client = boto3.session.Session().client("s3")
-    client.create_bucket(Bucket=bucket)
-    client.close()
+    with urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT"), timeout=20):
+        pass
     return bucket
 
 

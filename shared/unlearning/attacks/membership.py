@@ -7,7 +7,7 @@ alone. Both are pure; predictions come from `training.predict`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch.nn.functional as F
@@ -58,6 +58,18 @@ class Roc:
         """Of the AUC if the attack knew nothing: sqrt((m + n + 1) / (12 m n)), Mann and Whitney's."""
         m, n = self.members, self.non_members
         return float(np.sqrt((m + n + 1) / (12 * m * n)))
+
+    def thinned(self, most: int = 200) -> Roc:
+        """The same curve with at most this many points, to be drawn or sent; the scores stay exact."""
+        if len(self.thresholds) <= most:
+            return self
+        kept = np.unique(np.linspace(0, len(self.thresholds) - 1, most).round().astype(np.int64))
+        return replace(
+            self,
+            false_positive_rates=self.false_positive_rates[kept],
+            true_positive_rates=self.true_positive_rates[kept],
+            thresholds=self.thresholds[kept],
+        )
 
 
 def population_attack(members: Array, non_members: Array) -> Roc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ class ForgetRequest:
             raise UsageError(f"a request forgets a class, subject or sample, got {str(self.kind)[:40]!r}")
         if isinstance(self.ids, str) or not self.ids or not all(isinstance(id_, str) for id_ in self.ids):
             raise UsageError(f"a request to forget a {self.kind} needs a list of one or more ids as text")
+        if any(id_ != id_.encode(errors="ignore").decode() for id_ in self.ids):
+            raise UsageError(f"the {self.kind} ids must be valid Unicode text, one is not")
         object.__setattr__(self, "ids", tuple(dict.fromkeys(self.ids)))
 
 
@@ -142,7 +145,7 @@ def read_selection(folder: str | Path, manifest: Manifest) -> Selection:
     rows, meta = read_rows(folder)
     if meta.get("manifest") != manifest.digest:
         raise DataError("the selection was made from another manifest: select again from this one")
-    classes = meta.get("forget_classes")
+    classes: Any = meta.get("forget_classes")
     sound = isinstance(classes, list) and set(rows) == set(_PARTS)
     if sound:
         train, test = (_joined(rows, *pair) for pair in (("forget", "retain"), ("holdout_forget", "holdout_retain")))
@@ -241,8 +244,6 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _read_row_numbers(path: Path, digest: str) -> RowNumbers:
-    import io
-
     content = _read(path, MOST_ROWS * 8 + 4096)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError("its content was changed")

@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """`paper`: 20 batches of 256 noise images per class. `code`: what the released notebook runs, its defects included."""
 
-RATES: dict[str, tuple[float, float]] = {"scratch": (0.005, 0.002), "pretrained": (1e-4, 1e-4)}
+RATES: dict[str, tuple[float, float]] = {"scratch": (0.004, 0.001), "pretrained": (1e-4, 1e-4)}
 """Adam's rates to impair and to repair: for a network trained from scratch, and for a fine-tuned backbone."""
 
 
@@ -66,8 +66,8 @@ class UnsirConfig:
     noise_images: int = 1000  # per class in the impair set, by the data
     distinct_images: int = 0  # of each bank; 0: all
     noise_labels: Literal["own", "first"] = "own"
-    impair_learning_rate: float = 0.005  # of Adam, by `rates`
-    repair_learning_rate: float = 0.002  # of Adam, by `rates`
+    impair_learning_rate: float = 0.004  # of Adam, by `rates`
+    repair_learning_rate: float = 0.001  # of Adam, by `rates`
     impair_epochs: int = 1  # by the data
     repair_epochs: int = 1
     batch_size: int = 256  # by the data

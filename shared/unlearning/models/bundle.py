@@ -11,6 +11,7 @@ Reading and checking a bundle (`read_bundle`) needs no torch; building its netwo
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -288,15 +289,18 @@ def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, 
     Raises:
         ModelError: With the first eight differences, counted in full.
     """
-    wrong = [f"lacks {name} {list(expected[name].shape)}" for name in expected if name not in found]
+    missing = [f"lacks {name} {list(expected[name].shape)}" for name in expected if name not in found]
+    wrong = []
     for name, tensor in found.items():
         if name not in expected:
             wrong.append(f"has an unexpected {name} {list(tensor.shape)}")
         elif tensor.shape != expected[name].shape:
             wrong.append(f"has {name} of shape {list(tensor.shape)}, wanted {list(expected[name].shape)}")
         elif tensor.dtype != expected[name].dtype or tensor.layout != expected[name].layout:
-            kinds = [f"{str(one.dtype).removeprefix('torch.')}" for one in (tensor, expected[name])]
+            kinds = [str(one.dtype).removeprefix("torch.") for one in (tensor, expected[name])]
             wrong.append(f"has {name} as {kinds[0]}, wanted plain {kinds[1]}")
+    # in turns, so that a renamed tensor shows under both names
+    wrong = [text for pair in itertools.zip_longest(missing, wrong) for text in pair if text]
     if wrong:
         raise ModelError(f"{what} does not fit the card's architecture: it {_some(wrong)}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -153,7 +154,9 @@ def _check_size(path: Path) -> None:
 def _restricted_load(path: Path) -> Any:
     """What torch's restricted reader makes of the file; its errors may be any, as the bytes may be any."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles; what matters about them comes as an error
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
         raise ModelError(

@@ -59,11 +59,11 @@ def per_class_accuracy(
         at = np.arange(len(rows))
         _class_axis(axes, [classes[row] for row in rows], forgotten)
         axes.hlines(at, before[rows], after[rows], color="#8c959f", linewidth=2, zorder=2)
-        ring = {"marker": "o", "facecolor": "white", "edgecolor": ORIGINAL, "linewidth": 1.8, "s": 62}
+        ring: dict[str, Any] = {"marker": "o", "facecolor": "white", "edgecolor": ORIGINAL, "linewidth": 1.8, "s": 62}
         axes.scatter(before[rows], at, label="before", zorder=3, **ring)
         axes.scatter(after[rows], at, label="after", marker="D", color=UNLEARNED, s=36, zorder=4)
         for y in at[np.isnan(before[rows]) & np.isnan(after[rows])]:
-            axes.text(0.01, y, "no samples", va="center", color=QUIET)
+            axes.text(0.01, float(y), "no samples", va="center", color=QUIET)
         axes.set_xlim(-0.02, 1.02)
         _in_percent(axes, "accuracy" + note)
         _legend(figure)
@@ -87,11 +87,11 @@ def prediction_distribution(
         figure, axes = _figure(WIDTH, 1.3 + 0.38 * len(rows))
         at = np.arange(len(rows))
         _class_axis(axes, [classes[row] for row in rows], forgotten)
-        kind = {"height": 0.36, "linewidth": 1.0, "zorder": 3}
+        kind: dict[str, Any] = {"height": 0.36, "linewidth": 1.0, "zorder": 3}
         axes.barh(at - 0.19, before[rows], color="#e3eef7", edgecolor=ORIGINAL, hatch="////", label="before", **kind)
         axes.barh(at + 0.19, after[rows], color=UNLEARNED, edgecolor=UNLEARNED, label="after", **kind)
         for y, share in [*zip(at - 0.19, before[rows], strict=True), *zip(at + 0.19, after[rows], strict=True)]:
-            if share >= 0.005:
+            if share >= 0.01:
                 axes.text(share + 0.008, y, f"{100 * share:.0f}%", va="center", fontsize=8, color=INK)
         axes.set_xlim(0, 1.06)
         _in_percent(axes, "share of predictions" + note)
@@ -126,25 +126,23 @@ def confusion_matrices(
             axes.set_title(title)
             axes.set_xlabel("predicted class")
             axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0)
-            axes.set_yticks(range(len(names)), names)
+            axes.set_yticks(range(len(names)), names if axes is first else [""] * len(names))
             for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
                 tick.set_fontweight("bold" if classes[row] in forgotten else "normal")
             axes.tick_params(length=0, labelsize=10 if len(rows) <= 12 else 7)
             if len(rows) <= 12:
                 for (row, column), share in np.ndenumerate(shares):
-                    if share >= 0.005:
+                    if share >= 0.01:
                         colour = "white" if share > 0.55 else INK
-                        axes.text(
-                            column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=9
-                        )
+                        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=9)
                 for row in np.flatnonzero(np.isnan(shares).all(1)):
-                    axes.text((len(columns) - 1) / 2, row, "no samples", ha="center", va="center", color=QUIET)
+                    axes.text((len(columns) - 1) / 2, float(row), "no samples", ha="center", va="center", color=QUIET)
         first.set_ylabel("true class")
         if note:
             figure.supxlabel(note.strip(), fontsize=10, color=QUIET)
         bar = figure.colorbar(image, ax=[first, second], fraction=0.03, pad=0.02, label="% of the true class")
         bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25", "50", "75", "100"])
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         return _svg(figure)
 
 
@@ -164,7 +162,9 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> byte
             for number, (name, (fpr, tpr, auc)) in enumerate(curves.items()):
                 x, y = np.asarray(fpr, dtype=np.float64), np.asarray(tpr, dtype=np.float64)
                 if x.shape != y.shape or x.ndim != 1 or len(x) == 0:
-                    raise DataError(f'ROC curve "{clean(name)}": wanted two equally long lists, got {x.shape}, {y.shape}')
+                    raise DataError(
+                        f'ROC curve "{clean(name)}": wanted two equally long lists, got {x.shape}, {y.shape}'
+                    )
                 place = np.log10(np.maximum(x, 1e-3)) / 3 if axes is logarithmic else x
                 kept = _thinned(place)
                 style, marker = lines[number % len(lines)]
@@ -217,7 +217,8 @@ def noise_pictures(
     total, values, names = len(values), values[:MOST_CLASSES, :most], [_short(name, 18) for name in classes]
     values = values[:, :, None] if values.ndim == 4 else values
     channel = (-1,) if values.ndim == 3 else (-1, 1, 1)
-    values = values * np.asarray(std, dtype=np.float64).reshape(channel) + np.asarray(mean, dtype=np.float64).reshape(channel)
+    shift, scale = (np.asarray(each, dtype=np.float64).reshape(channel) for each in (mean, std))
+    values = values * scale + shift
     values = np.where(np.isfinite(values), values, 0.0)
     extent = f"values run from {values.min():.3g} to {values.max():.3g}"
     some = f"; the first {MOST_CLASSES} of {total} classes" if total > MOST_CLASSES else ""
@@ -231,7 +232,8 @@ def noise_pictures(
     values = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
     zoom = max(1, round(96 / max(height, width)))
     tiles = np.moveaxis(values, 2, -1).repeat(zoom, 2).repeat(zoom, 3)
-    return _tiles(tiles, names, f"normalisation undone, {extent}; each picture stretched from its 1st to its 99th percentile{some}")
+    stretch = "each picture stretched from its 1st to its 99th percentile"
+    return _tiles(tiles, names, f"normalisation undone; {extent}; {stretch}{some}")
 
 
 def training_curves(histories: Mapping[str, Sequence[float]]) -> bytes:
@@ -261,7 +263,8 @@ def training_curves(histories: Mapping[str, Sequence[float]]) -> bytes:
                 with np.errstate(invalid="ignore"):
                     values = np.add.reduceat(filled, edges) / np.add.reduceat(known, edges)
                 steps = steps[edges]
-            axes.plot(steps, values, color=ORIGINAL, linewidth=1.6, marker="o" if len(values) <= 20 else "", markersize=4)
+            marker = "o" if len(values) <= 20 else ""
+            axes.plot(steps, values, color=ORIGINAL, linewidth=1.6, marker=marker, markersize=4)
             axes.set_title(_CURVES.get(name, _short(name, 30)))
             axes.set_xlabel("step" + (f", mean of every {group}" if group > 1 else ""))
             axes.grid(color=RULE, linewidth=0.8)
@@ -285,7 +288,7 @@ def stage_times(seconds: Mapping[str, float]) -> bytes:
         axes.barh(at, list(seconds.values()), height=0.6, color="#b7d3e8", edgecolor=ORIGINAL, zorder=3)
         longest = max(seconds.values(), default=0.0) or 1.0
         for y, value in zip(at, seconds.values(), strict=True):
-            axes.text(value + 0.012 * longest, y, duration(value), va="center", color=INK)
+            axes.text(value + 0.012 * longest, float(y), duration(value), va="center", color=INK)
         axes.set_xlim(0, 1.14 * longest)
         _class_axis(axes, list(seconds), ())
         axes.set_xlabel("seconds")
@@ -314,7 +317,7 @@ def _agree(reason: str) -> str:
 def _shares(values: Sequence[float | None], classes: Sequence[str], what: str) -> Array:
     shares = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     if len(classes) == 0 or shares.shape != (len(classes),):
-        raise DataError(f"{what}: wanted one value for each of at least one class, got {len(values)}, {len(classes)} classes")
+        raise DataError(f"{what}: wanted a value for each class, got {len(values)} for {len(classes)} classes")
     return shares
 
 

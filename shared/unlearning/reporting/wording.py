@@ -1,4 +1,4 @@
-"""Names and numbers as a reader wants them: metrics in plain words, digits that do not mislead, names that do no harm."""
+"""Names and numbers as a reader wants them: metrics in plain words, honest digits, names that do no harm."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 from unlearning.policy.gates import Gate, Verdict
 
 NAME_LENGTH = 60
+DASH, MINUS = "\u2013", "\u2212"
 OPEN, CLOSE = "\u2068", "\u2069"
 """First strong isolate, pop isolate: what lies between cannot turn the direction of the text around it."""
 
 _CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _QUANTITIES = {
-    "accuracy": "accuracy on {rows}",
-    "forget_accuracy": "accuracy on {rows} of the forgotten classes",
-    "retain_accuracy": "accuracy on {rows} of the other classes",
-    "forget_accuracy_drop": "accuracy lost on {rows} of the forgotten classes",
-    "retain_accuracy_drop": "accuracy lost on {rows} of the other classes",
-    "worst_class_drop": "largest loss of any one other class, on {rows}",
-    "membership_auc": "membership attack on {rows}, AUC",
-    "membership_tpr_at_1_percent_fpr": "membership attack on {rows}, members found at 1% false alarms",
-    "entropy_attack": "share of {rows} that the entropy attack calls training data",
-    "weights_changed": "how far the weights moved from the original's",
+    "accuracy": "accuracy{of} on {rows}",
+    "forget_accuracy": "accuracy{of} on {rows} of the forgotten classes",
+    "retain_accuracy": "accuracy{of} on {rows} of the other classes",
+    "forget_accuracy_drop": "accuracy lost{of} on {rows} of the forgotten classes",
+    "retain_accuracy_drop": "accuracy lost{of} on {rows} of the other classes",
+    "worst_class_drop": "largest accuracy loss of any one other class{of} on {rows}",
+    "membership_auc": "membership-attack AUC{of} on {rows}",
+    "membership_tpr_at_1_percent_fpr": "members found{of} at 1% false alarms among {rows}",
+    "entropy_attack": "share of {rows}{of} that the entropy attack calls training data",
+    "weights_changed": "distance of the weights{of} from the original's",
 }
 _ROWS = {
     "test": "unseen examples",
@@ -32,7 +33,12 @@ _ROWS = {
     "forget": "forgotten examples",
     "retain": "retained examples",
 }
-_MODELS = {"original": "original model", "unlearned": "unlearned model", "retrained": "retrained model"}
+_MODELS = {
+    "original": " of the original model",
+    "unlearned": " of the unlearned model",
+    "retrained": " of the retrained model",
+}
+_RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
 def label(metric: str) -> str:
@@ -40,7 +46,7 @@ def label(metric: str) -> str:
 
     Example:
         >>> label("forget_accuracy.test.unlearned")
-        'accuracy on unseen examples of the forgotten classes, unlearned model'
+        'accuracy of the unlearned model on unseen examples of the forgotten classes'
         >>> label("my_metric.x")
         'my_metric.x'
     """
@@ -48,7 +54,7 @@ def label(metric: str) -> str:
     if quantity not in _QUANTITIES or any(part not in _ROWS and part not in _MODELS for part in parts):
         return metric
     rows = " and ".join(_ROWS[part] for part in parts if part in _ROWS) or "examples"
-    return ", ".join([_QUANTITIES[quantity].format(rows=rows), *(_MODELS[part] for part in parts if part in _MODELS)])
+    return _QUANTITIES[quantity].format(rows=rows, of="".join(_MODELS[part] for part in parts if part in _MODELS))
 
 
 def amount(metric: str, value: float | None, *, against: float | None = None) -> str:
@@ -78,7 +84,7 @@ def amount(metric: str, value: float | None, *, against: float | None = None) ->
 def percent(share: float | None, *, against: float | None = None) -> str:
     """A share in percent; what is only nearly nothing or nearly everything does not look like it; a dash for None."""
     if share is None:
-        return "–"  # noqa: RUF001
+        return DASH
     if against is None and 0 < share < 0.0005:
         return "<0.1%"
     if against is None and 0.9995 <= share < 1:
@@ -89,14 +95,14 @@ def percent(share: float | None, *, against: float | None = None) -> str:
 def points(before: float | None, after: float | None) -> str:
     """The signed change between two shares, in percentage points, with a true minus sign; a dash without both."""
     if before is None or after is None:
-        return "–"  # noqa: RUF001
+        return DASH
     return signed(100 * (after - before))
 
 
 def signed(number: float) -> str:
     """A number with one decimal and its sign: a plus, a true minus, or none for what rounds to zero."""
     text = f"{abs(number):.1f}"
-    return text if float(text) == 0 else f"{'+' if number > 0 else '−'}{text}"  # noqa: RUF001
+    return text if float(text) == 0 else f"{'+' if number > 0 else MINUS}{text}"
 
 
 def _apart(value: float, other: float | None, kind: str, digits: int) -> str:
@@ -104,7 +110,7 @@ def _apart(value: float, other: float | None, kind: str, digits: int) -> str:
     while other is not None and value != other and digits < 12 and float(text) == float(f"{other:.{digits}{kind}}"):
         digits += 1
         text = f"{value:.{digits}{kind}}"
-    return text.replace("-", "−")  # noqa: RUF001
+    return text.replace("-", MINUS)
 
 
 def allowed(metric: str, low: float | None, high: float | None) -> str:
@@ -118,7 +124,7 @@ def _limit(metric: str, bound: float | None) -> str:
     if bound is None:
         return ""
     unit = next((unit for unit in (" points", "%") if amount(metric, 0.5).endswith(unit)), "")
-    return f"{100 * bound if unit else bound:.6g}{unit}".replace("-", "−")  # noqa: RUF001
+    return f"{100 * bound if unit else bound:.6g}{unit}".replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:
@@ -131,11 +137,13 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     whole = round(seconds)
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
 
 
 def clean(text: Any, most: int = NAME_LENGTH) -> str:
-    """Any value as one line of at most `most` characters, without control, surrogate or direction-changing characters."""
+    """Any value as one line of at most `most` characters, without control or direction-changing characters."""
     # The cut comes before the work as well: the text may be far longer than what is shown of it.
     shown = _CONTROLS.sub("", str(text)[: 4 * most])
     shown = "".join("\ufffd" if unicodedata.category(c) in ("Cs", "Cn") else c for c in shown)
@@ -150,7 +158,7 @@ def isolated(text: Any, most: int = NAME_LENGTH) -> str:
 
 
 def listed(names: Sequence[str], *, most: int = 5) -> str:
-    """ "class 3" or "classes a, b and 7 more", each name isolated."""
+    """Class names as part of a sentence, each isolated: class 3; classes a, b and 7 more."""
     shown = [isolated(name) for name in names[:most]]
     if len(names) > most:
         shown.append(f"{len(names) - most} more")
@@ -159,13 +167,19 @@ def listed(names: Sequence[str], *, most: int = 5) -> str:
 
 
 def plain(sentence: str) -> str:
-    """A sentence without the isolation marks that its names do not need."""
-    return re.sub(f"{OPEN}([\x20-\x7e]*){CLOSE}", r"\1", sentence)
+    """A sentence without the isolation marks around names that read from left to right."""
+
+    def bare(found: re.Match[str]) -> str:
+        turns = any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in found[1])
+        return found[0] if turns else found[1]
+
+    return re.sub(f"{OPEN}(.*?){CLOSE}", bare, sentence)
 
 
 def finding(gate: Gate) -> str:
     """What one gate found, without a full stop: "accuracy on ... is 12.0%, above the allowed 5%"."""
-    what = isolated(label(gate.metric), 160)
+    words = label(gate.metric)
+    what = isolated(words, 160) if words == gate.metric else words
     if gate.value is None:
         return f"{what} was not measured"
     low = gate.low is not None and gate.value < gate.low
@@ -182,9 +196,9 @@ def finding(gate: Gate) -> str:
 def closing(verdict: Verdict) -> str:
     """The first thing that kept a verdict from passing, and how many more there are; as sentences."""
     first, *others = [gate for gate in verdict.gates if gate.outcome == verdict.outcome]
-    text = finding(first).replace(OPEN, "", 1).replace(CLOSE, "", 1) if label(first.metric) != first.metric else finding(first)
+    text = finding(first)
     text = text[0].upper() + text[1:] + "."
     if others:
         word = "failed" if verdict.outcome == "fail" else "cannot be told"
-        text += f" {len(others)} more gate{'s' if len(others) > 1 else ''} {word}."
+        text += f" {len(others)} more gates {word}." if len(others) > 1 else f" One more gate {word}."
     return text

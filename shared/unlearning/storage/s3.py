@@ -171,7 +171,7 @@ class S3Store:
         )
 
     def check(self) -> None:
-        """Returns when the bucket answers, after one attempt of at most about 12 seconds; writes nothing."""
+        """Returns when the bucket answers, after one attempt of at most about 8 seconds; writes nothing."""
         with self._failures("use", ""):
             self._client("probe").head_bucket(Bucket=self._bucket)
 
@@ -191,7 +191,7 @@ class S3Store:
 
         config = Config(
             connect_timeout=4 if kind == "probe" else 5,
-            read_timeout=8 if kind == "probe" else 30,
+            read_timeout=4 if kind == "probe" else 30,
             retries={"mode": "standard", "total_max_attempts": 5 if kind == "usual" else 1},
             max_pool_connections=16,
         )

@@ -86,7 +86,7 @@ def test_all_that_does_not_fit_is_named_eight_at_most(network: nn.Module, card: 
         import_checkpoint(path, card, tmp_path / "made")
     # 8 convolutions, 8 x 4 numbers of normalisation without their 8 counters, 2 of the linear layer: 42 missing;
     # all 50 under other names
-    assert str(caught.value).count("lacks") == 8
+    assert str(caught.value).count("lacks") == str(caught.value).count("unexpected backbone.") == 4
     assert "and 84 more" in str(caught.value)
     assert not (tmp_path / "made").exists()
 
@@ -133,7 +133,7 @@ def test_a_pickle_with_code_is_refused_and_never_runs(
         torch.save(network, path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(ModelError, match="a pickle with code or objects in it.*, never loaded") as caught:
+    with pytest.raises(ModelError, match=r"a pickle with code or objects in it.*, never loaded") as caught:
         import_checkpoint(path, card, tmp_path / "made")
     assert "weights_only=False" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -196,9 +196,11 @@ def test_an_archive_that_unpacks_to_more_than_it_has_is_not_read(tmp_path: Path)
         read_state(path)
 
 
-def test_a_huge_tensor_over_a_tiny_storage_is_refused_by_shape_alone(card: ModelCard, tmp_path: Path) -> None:
+def test_a_huge_tensor_over_a_tiny_storage_is_refused_by_shape_alone(
+    network: nn.Module, card: ModelCard, tmp_path: Path
+) -> None:
     path = tmp_path / "theirs.pt"
-    torch.save({"classifier.weight": torch.zeros(1).expand(10**12)}, path)
+    torch.save({**network.state_dict(), "classifier.weight": torch.zeros(1).expand(10**12)}, path)
     with pytest.raises(ModelError, match=r"shape \[1000000000000\], wanted \[3, 12\]"):
         import_checkpoint(path, card, tmp_path / "made")
 
@@ -262,12 +264,13 @@ def test_a_published_resnet20_keeps_its_accuracy_on_real_images(tmp_path: Path) 
     network, card = load_bundle(made.folder)
 
     with Image.open(data / "cifar10" / "test_batch.webp") as sheet:
-        top = np.asarray(sheet.crop((0, 0, 3200, 160)).convert("RGB"))  # five rows of 100 images
-    pixels = top.reshape(5, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3).reshape(500, 3, 32, 32)
+        top = np.asarray(sheet.crop((0, 0, 3200, 320)).convert("RGB"))  # ten rows of 100 images
+    pixels = top.reshape(10, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32)
     head = np.load(data / "cifar10" / "pickle_parts.npz")["test_batch_head"].tobytes()
     start = head.index(b"]q\x05(") + 4  # the list of labels: one opcode byte "K", one byte for the label
-    targets = torch.tensor(list(head[start + 1 : start + 1001 : 2]))
+    targets = torch.tensor(list(head[start + 1 : start + 2001 : 2]))
     mean, std = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
     with torch.inference_mode():
         guesses = network((torch.from_numpy(pixels.copy()).float() / 255 - mean) / std).argmax(1)
-    assert (guesses == targets).float().mean() > 0.91
+    # its author publishes 91.7 % on all 10,000; these thousand give 915, and a kernel may turn one near tie
+    assert int((guesses == targets).sum()) == pytest.approx(915, abs=1)

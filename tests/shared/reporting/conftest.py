@@ -111,7 +111,7 @@ def build_report(
         pipeline="delete_class",
         method="unsir",
         method_source="arXiv:2111.08947",
-        settings={"noise_steps": 40, "noise_learning_rate": 0.1, "penalty": 0.1, "repair_epochs": 1, "noise_labels": "own"},
+        settings={"noise_steps": 40, "noise_learning_rate": 0.1, "repair_epochs": 1, "noise_labels": "own"},
         seed=7,
         model_name=f"{dataset.lower()}-lenet5, version 4",
         original_digest=_sha("original"),
@@ -198,13 +198,14 @@ def failed() -> RunReport:
 def doubtful() -> RunReport:
     report = build_report(DIGITS, ["3"])
     metrics = {**report.metrics, "forget_accuracy.test.unlearned": 0.061}
-    return replace(report, metrics=metrics, verdict=judge(metrics, {"forget_accuracy.test.unlearned": 0.0179}, CLASS_POLICY))
+    errors = {"forget_accuracy.test.unlearned": 0.0179}
+    return replace(report, metrics=metrics, verdict=judge(metrics, errors, CLASS_POLICY))
 
 
 @pytest.fixture(scope="session")
 def many() -> RunReport:
     names = [f"species {number}" for number in range(100)]
-    return build_report(names, ["species 4", "species 71"], right=0.8, rows=100, title="Forget two species", dataset="Birds")
+    return build_report(names, ["species 4", "species 71"], right=0.8, rows=100, dataset="Birds")
 
 
 @pytest.fixture(scope="session")

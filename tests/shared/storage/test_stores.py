@@ -165,7 +165,7 @@ def test_hostile_keys_are_refused_by_every_operation(store: ObjectStore, tmp_pat
         for name, operation in operations.items():
             if name in ("keys", "delete") and key in ("", "a/"):
                 continue  # lawful prefixes
-            with pytest.raises(StorageError, match="^the key ") as caught:
+            with pytest.raises(StorageError, match=r"^the key ") as caught:
                 operation(key)
             assert "\n" not in str(caught.value)
     assert list(store.keys()) == []

@@ -1,0 +1,1 @@
+"""One Kubeflow component per stage, each a thin shell around the core library."""

@@ -1,0 +1,71 @@
+"""Attacks that try to find traces of the forgotten rows."""
+
+from kfp import dsl
+
+from unlearning_components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def attack(
+    original: dsl.Input[dsl.Model],
+    unlearned: dsl.Input[dsl.Model],
+    forget: dsl.Input[dsl.Dataset],
+    retain: dsl.Input[dsl.Dataset],
+    holdout: dsl.Input[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    roc: dsl.Output[dsl.ClassificationMetrics],
+    attacks: dsl.Output[dsl.Artifact],
+    run: str,
+    manifest: str,
+    seed: int = 0,
+) -> None:
+    """Run membership inference against both models.
+
+    Args:
+        original: The model before: attacks should succeed here.
+        unlearned: The model after: attacks should do no better than chance, on either side of it.
+        forget: Forgotten training rows.
+        retain: Retained training rows.
+        holdout: Rows that neither model was trained on.
+        metrics: What each attack reached.
+        roc: The entropy attack's curve on the unlearned model's forgotten rows.
+        attacks: All of it as JSON, with the curves as a figure.
+        run: The pipeline's MLflow run.
+        manifest: The data set, as for select.
+        seed: Of the attacks' random draws.
+    """
+    from pathlib import Path
+
+    from unlearning.attacks.membership import membership_attacks
+    from unlearning.reporting.figures import roc_curves
+    from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage, write_json
+
+    with stage(run, "attack") as record:
+        data = fetch_manifest(manifest)
+        _, outputs = outputs_of_both(original.path, unlearned.path, forget.path, retain.path, holdout.path, data)
+        report = membership_attacks(outputs, seed=seed)
+        counts = {
+            name: {"members": curve.members, "non_members": curve.non_members} for name, curve in report.curves.items()
+        }
+        write_json(
+            Path(attacks.path, "attacks.json"),
+            {"metrics": report.metrics, "standard_errors": report.standard_errors, "counts": counts},
+        )
+        shown = {
+            f"{asked} rows, {model} model": report.curves[f"entropy.{asked}.{model}"].thinned()
+            for asked in ("forget", "retain")
+            for model in ("original", "unlearned")
+        }
+        figure = roc_curves(
+            {name: (curve.false_positive_rates, curve.true_positive_rates, curve.auc) for name, curve in shown.items()}
+        )
+        Path(attacks.path, "roc_curves.svg").write_bytes(figure)
+        record.figure("figures/roc_curves.svg", figure)
+        curve = shown["forget rows, unlearned model"]
+        rates = zip(curve.false_positive_rates[1:], curve.true_positive_rates[1:], curve.thresholds[1:], strict=True)
+        for fpr, tpr, threshold in rates:
+            roc.log_roc_data_point(float(fpr), float(tpr), float(threshold))
+        for name, value in report.metrics.items():
+            metrics.log_metric(name, value)
+        record.metrics(report.metrics)
+        record.summary(report.metrics)

@@ -1,0 +1,90 @@
+"""The verdict, and the report that explains it."""
+
+from kfp import dsl
+
+from unlearning_components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate(
+    original: dsl.Input[dsl.Model],
+    unlearned: dsl.Input[dsl.Model],
+    forget: dsl.Input[dsl.Dataset],
+    noise: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Input[dsl.Artifact],
+    attacks: dsl.Input[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    run: str,
+    pipeline: str,
+    model: str,
+    manifest: str,
+    seed: int = 0,
+    policy: dict = {},  # type: ignore[type-arg]
+) -> str:
+    """Hold the policy's two-sided bounds against everything measured; what was not measured fails.
+
+    Args:
+        original: The model before.
+        unlearned: The model after.
+        forget: Names the forgotten classes.
+        noise: Its pictures go into the report.
+        evaluation: From evaluate.
+        attacks: From attack.
+        verdict: Outcome, gates and reasons as JSON.
+        report: One self-contained page.
+        summary: The page in short.
+        run: The pipeline's MLflow run.
+        pipeline: Name of the pipeline, for the report.
+        model: Address of the original, for the report.
+        manifest: The data set, as for select.
+        seed: Of the run, for the report.
+        policy: Metric name to {"low": ..., "high": ...}, replacing the default bounds; null drops one.
+
+    Returns:
+        pass, fail or inconclusive.
+    """
+    from pathlib import Path
+
+    from unlearning.config import as_plain
+    from unlearning.policy.gates import judge, policy_with
+    from unlearning.reporting.report import render_html, render_markdown
+    from unlearning_components.reports import run_report
+    from unlearning_components.surroundings import read_json, stage, tracker, write_json
+
+    with stage(run, "gate") as record:
+        measured = [read_json(Path(evaluation.path, "evaluation.json")), read_json(Path(attacks.path, "attacks.json"))]
+        metrics, errors = (measured[0][key] | measured[1][key] for key in ("metrics", "standard_errors"))
+        decided = judge(metrics, errors, policy_with(policy))
+        write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
+        folders = {
+            "original": original.path,
+            "unlearned": unlearned.path,
+            "forget": forget.path,
+            "noise": noise.path,
+            "evaluation": evaluation.path,
+            "attacks": attacks.path,
+        }
+        seconds = {
+            name.removeprefix("seconds."): value
+            for name, value in tracker().summary_of(run).items()
+            if name.startswith("seconds.")
+        }
+        page = run_report(
+            {name: Path(folder) for name, folder in folders.items()},
+            measured=measured,
+            verdict=decided,
+            seconds=seconds,
+            pipeline=pipeline,
+            model=model,
+            manifest=manifest,
+            seed=seed,
+        )
+        Path(report.path).write_text(render_html(page))
+        Path(summary.path).write_text(render_markdown(page))
+        record.text(render_html(page), "report.html")
+        record.text(render_markdown(page), "report.md")
+        record.tags({"unlearning.verdict": decided.outcome})
+        verdict.metadata.update({"outcome": decided.outcome, "reasons": "; ".join(decided.reasons)})
+    return decided.outcome

@@ -1,0 +1,63 @@
+"""The first of the two training stages: overwrite what the model knows of the forgotten classes."""
+
+from kfp import dsl
+
+from unlearning_components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def impair(
+    original: dsl.Input[dsl.Model],
+    noise: dsl.Input[dsl.Dataset],
+    forget: dsl.Input[dsl.Dataset],
+    retain: dsl.Input[dsl.Dataset],
+    impaired: dsl.Output[dsl.Model],
+    run: str,
+    manifest: str,
+    method: str,
+    settings: dict = {},  # type: ignore[type-arg]
+    seed: int = 0,
+) -> None:
+    """Train a copy of the model on noise under the forgotten labels, mixed with retain data.
+
+    Args:
+        original: The model; left unchanged.
+        noise: From synthesize.
+        forget: Names the forgotten classes; its rows are not read.
+        retain: The retain rows that the method may use.
+        impaired: The trained copy.
+        run: The pipeline's MLflow run.
+        manifest: The data set, as for select.
+        method: The unlearning method.
+        settings: The method's settings; what is left out follows the method's rule.
+        seed: Of the order of training.
+    """
+    from pathlib import Path
+
+    from unlearning.methods import METHODS
+    from unlearning.models.bundle import load_bundle
+    from unlearning.progress import Lines
+    from unlearning.training import best_device, generator
+    from unlearning_components.surroundings import (
+        facts,
+        fetch_manifest,
+        open_for,
+        read_noise,
+        save_child,
+        stage,
+        subset,
+    )
+
+    with stage(run, "impair") as record:
+        model, card = load_bundle(Path(original.path))
+        data = fetch_manifest(manifest)
+        trained, losses = METHODS[method].stage("impair")(
+            model.to(best_device()),
+            read_noise(noise.path),
+            subset(open_for(card, data), retain.path, "available", data),
+            config=METHODS[method].configure(settings, facts(card, forget.path, retain.path, data)),
+            generator=generator(seed, "impair"),
+            progress=Lines(),
+        )
+        record.history({"impair_loss": losses})
+        impaired.metadata.update(save_child(trained, card, impaired.path, losses))

@@ -1,0 +1,62 @@
+"""First stage: the model to unlearn from, checked, and the tracked run of the whole pipeline."""
+
+from kfp import dsl
+
+from unlearning_components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def load_model(
+    original: dsl.Output[dsl.Model],
+    model: str,
+    method: str,
+    request: str,
+    pipeline: str,
+    job: str,
+    manifest: str = "",
+    targets: list = [],  # type: ignore[type-arg]
+    retain_per_class: int = 0,
+    seed: int = 0,
+) -> str:
+    """Fetch the model, check its hashes, and open the pipeline's MLflow run.
+
+    Args:
+        original: The checked bundle.
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, an object-store address or a folder of a bundle.
+        method: The unlearning method; refused when it cannot serve the request.
+        request: What is forgotten: class, subject or sample.
+        pipeline: Name of the pipeline, for the run.
+        job: Id of this pipeline run; a retry with the same id continues the same MLflow run.
+        manifest: The data set, for the run.
+        targets: What is forgotten, for the run; only class names are written down there, ids never.
+        retain_per_class: Most retain rows of each class that the method may use, for the run.
+        seed: Of every random choice, for the run.
+
+    Returns:
+        The id of the pipeline's MLflow run.
+    """
+    from pathlib import Path
+
+    from unlearning.methods import method as method_named
+    from unlearning_components.surroundings import fetch_model, stage, tracker
+
+    method_named(method, request=request)
+    bundle = fetch_model(model, Path(original.path))
+    runs = tracker()
+    runs.prepare()
+    parameters = {
+        "model": model,
+        "method": method,
+        "request": request,
+        "manifest": manifest,
+        "retain_per_class": retain_per_class,
+        "seed": seed,
+        **({"forget": targets} if request == "class" else {}),
+    }
+    run = runs.open_run(pipeline, job, parameters, {"unlearning.pipeline": pipeline})
+    print(f"tracked as MLflow run {run}")
+    with stage(run, "load_model") as record:
+        record.params({"architecture": bundle.card.architecture, "digest": bundle.digest})
+        original.metadata.update({"digest": bundle.digest, "architecture": bundle.card.architecture, "uri": model})
+    print(f"tracked as MLflow run {run}")
+    return run

@@ -1,0 +1,44 @@
+"""Last stage: the unlearned model goes to the object store and the registry."""
+
+from kfp import dsl
+
+from unlearning_components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def promote(
+    unlearned: dsl.Input[dsl.Model],
+    verdict: dsl.Input[dsl.Artifact],
+    promoted: dsl.Output[dsl.Artifact],
+    run: str,
+    register_as: str,
+) -> str:
+    """Store and register the unlearned model as candidate; make it champion only when the verdict is pass.
+
+    Doing it twice changes nothing: bundles are stored under their digest, and a digest is registered once.
+
+    Args:
+        unlearned: The model after.
+        verdict: From gate.
+        promoted: Name, version, aliases and address as JSON.
+        run: The pipeline's MLflow run, which ends here.
+        register_as: Name of the registered model.
+
+    Returns:
+        The address of the stored model.
+    """
+    from pathlib import Path
+
+    from unlearning.models.bundle import read_bundle
+    from unlearning.tracking import promote_bundle
+    from unlearning_components.surroundings import read_json, stage, store, tracker, write_json
+
+    with stage(run, "promote") as record:
+        bundle = read_bundle(Path(unlearned.path))
+        outcome = read_json(Path(verdict.path, "verdict.json"))["outcome"]
+        result = promote_bundle(tracker(), store(), bundle, name=register_as, run_id=run, outcome=outcome)
+        write_json(Path(promoted.path, "promoted.json"), result)
+        promoted.metadata.update({key: str(value) for key, value in result.items()})
+        record.params(result)
+    tracker().close(run, "FINISHED")
+    return str(result["model_uri"])

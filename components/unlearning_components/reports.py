@@ -1,0 +1,157 @@
+"""From a run's artifacts to the report's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from unlearning.data.selection import read_rows
+from unlearning.methods import METHODS
+from unlearning.models.bundle import read_bundle
+from unlearning.policy.gates import Verdict
+from unlearning.reporting.report import AttackRow, ClassRow, RunReport
+from unlearning_components.surroundings import fetch_manifest
+
+REFERENCE = (
+    "No model retrained without the forgotten rows was compared with. Held-out rows stand in for it: what the model "
+    "does on forgotten rows is held against what it does on rows of the same classes that it was never trained on."
+)
+NOT_CLAIMED = (
+    "That nothing about the forgotten rows remains in the weights: a low accuracy and a blind membership attack show "
+    "that the outputs no longer give them away to these tests, not that no other attack could find a trace.",
+    "That the model equals one retrained without the rows, which only retraining can give.",
+    "That the rows are gone from the source data, from caches, or from models derived from the original.",
+    "Compliance with any law: this page is evidence for a decision that people make.",
+)
+MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
+PACKAGES = ("kfp-unlearning", "torch", "kfp", "mlflow", "numpy", "safetensors")
+QUESTIONS = {
+    "entropy": "Are forgotten training rows told from unseen rows of the class, by how sure the model is?",
+    "loss": "Are forgotten training rows told from unseen rows of the class, by how wrong the model is?",
+}
+
+
+def run_report(
+    folders: Mapping[str, Path],
+    *,
+    measured: Sequence[Mapping[str, Any]],
+    verdict: Verdict,
+    seconds: Mapping[str, float],
+    pipeline: str,
+    model: str,
+    manifest: str,
+    seed: int,
+) -> RunReport:
+    """All that the page says about one run.
+
+    Args:
+        folders: The artifacts: original, unlearned, forget, noise, evaluation, attacks.
+        measured: The evaluation's and the attacks' JSON.
+        verdict: Of the gates.
+        seconds: Stage to seconds, so far.
+        pipeline: Its name.
+        model: Address of the original.
+        manifest: The data set, as for select.
+        seed: Of the run.
+    """
+    evaluation, attacks = measured
+    original, unlearned = read_bundle(folders["original"]), read_bundle(folders["unlearned"])
+    how = unlearned.card.method or {}
+    data = fetch_manifest(manifest)
+    gone = read_rows(folders["forget"])[1]["forget_classes"]
+    figures = {
+        path.stem: (MEDIA[path.suffix], path.read_bytes())
+        for part in ("noise", "evaluation", "attacks")
+        for path in sorted(folders[part].iterdir())
+        if path.suffix in MEDIA
+    }
+    return RunReport(
+        title="Unlearning report",
+        verdict=verdict,
+        pipeline=pipeline,
+        method=how.get("name", ""),
+        method_source=METHODS[how["name"]].source if how.get("name") in METHODS else "",
+        settings=how.get("settings", {}),
+        seed=seed,
+        model_name=model,
+        original_digest=original.digest,
+        unlearned_digest=unlearned.digest,
+        manifest_digest=data.digest,
+        dataset_name=data.card.name,
+        forget_classes=[data.card.classes[index] for index in gone],
+        rows=_rows(evaluation["per_class"]),
+        metrics=evaluation["metrics"] | attacks["metrics"],
+        per_class=[_class_row(row) for row in evaluation["per_class"]],
+        reference=REFERENCE,
+        not_claimed=NOT_CLAIMED,
+        attacks=_attack_rows(attacks),
+        figures=figures,
+        seconds=seconds,
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def _rows(per_class: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        f"{part}_{split}": sum(row[f"{split}_rows"] for row in per_class if row["forgotten"] == (part == "forget"))
+        for split in ("train", "test")
+        for part in ("forget", "retain")
+    }
+
+
+def _class_row(row: Mapping[str, Any]) -> ClassRow:
+    return ClassRow(
+        name=row["class"],
+        n_test=row["test_rows"],
+        original_test=row["test_original"],
+        unlearned_test=row["test_unlearned"],
+        original_train=row["train_original"],
+        unlearned_train=row["train_unlearned"],
+        forgotten=row["forgotten"],
+    )
+
+
+def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:
+    found, counts = attacks["metrics"], attacks["counts"]
+    rows = []
+    for statistic, question in QUESTIONS.items():
+        for score, title, ideal in (
+            ("membership_auc", f"Population attack on {statistic}, AUC", 0.5),
+            ("membership_tpr_at_1_percent_fpr", f"Population attack on {statistic}, found at 1% false alarms", 0.01),
+        ):
+            key = f"{statistic}.forget"
+            rows.append(
+                AttackRow(
+                    name=title,
+                    question=question,
+                    original=found[f"{score}.{key}.original"],
+                    unlearned=found[f"{score}.{key}.unlearned"],
+                    members=counts[f"{key}.unlearned"]["members"],
+                    non_members=counts[f"{key}.unlearned"]["non_members"],
+                    ideal=ideal,
+                )
+            )
+    retain = counts["entropy.retain.original"]
+    rows.append(
+        AttackRow(
+            name="Control: population attack on entropy for retained rows, AUC",
+            question="Can this attack see training in this model at all? Near 0.5 on the original it cannot.",
+            original=found["membership_auc.entropy.retain.original"],
+            unlearned=found["membership_auc.entropy.retain.unlearned"],
+            members=retain["members"],
+            non_members=retain["non_members"],
+        )
+    )
+    rows.append(
+        AttackRow(
+            name="Entropy attack as published, share called members",
+            question="What share of the forgotten rows does a classifier fitted on retained and unseen rows call members?",
+            original=found["entropy_attack.forget.original"],
+            unlearned=found["entropy_attack.forget.unlearned"],
+            members=retain["members"],
+            non_members=retain["non_members"],
+        )
+    )
+    return rows

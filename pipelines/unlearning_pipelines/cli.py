@@ -1,0 +1,221 @@
+"""The `unlearn` command: what people type. Each command parses, calls, and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="unlearn",
+    help="Make trained models forget, through Kubeflow Pipelines, and prove it as far as it can be proved.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models = typer.Typer(help="Models in the registry.", no_args_is_help=True)
+app.add_typer(models, name="models")
+data = typer.Typer(help="Manifests: which rows a data set has, and whose they are.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A parameter: name=value; repeat for more.", metavar="K=V")
+]
+GATE_SAID_NO = 3
+
+
+@app.command()
+def demo(
+    forget: Annotated[str, typer.Option(help="Classes to forget, such as 3 or 1,4,7.")] = "3",
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a digits classifier, ask it to forget a class, and run the whole pipeline."""
+    from unlearning_pipelines.demo import run_demo
+
+    result = run_demo([part.strip() for part in forget.split(",")], seed=seed)
+    _finish(asdict(result), result.verdict, as_json)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Option(help="Name of the registered model.")] = "digits",
+    manifest: Annotated[str, typer.Option(help="Data source such as digits, or a .parquet manifest.")] = "digits",
+    architecture: Annotated[str, typer.Option(help="One of the allow-list; see `unlearn models list`.")] = "allcnn",
+    argument: Annotated[list[str] | None, typer.Option(help="Of the architecture: width=0.25.", metavar="K=V")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Of the training: epochs=15.", metavar="K=V")] = None,
+    seed: Annotated[int, typer.Option(help="Of the initial weights and the order.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a first model by a recipe and register it as champion."""
+    from unlearning_pipelines.deployment import DIGITS_RECIPE, train_model
+    from unlearning_pipelines.parameters import pairs
+
+    arguments = pairs("--argument", argument or (["width=0.25"] if architecture == "allcnn" else []))
+    steps = {**DIGITS_RECIPE, **pairs("--recipe", recipe or [])}
+    result = train_model(
+        name=name, manifest=manifest, architecture=architecture, arguments=arguments, recipe=steps, seed=seed
+    )
+    _say(
+        f"registered models:/{name}/{result['version']} as champion: "
+        f"{result['accuracy.test']:.1%} right on held-out rows, {result['accuracy.train']:.1%} on training rows"
+    )
+    _last_line(result, as_json)
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="Name of a pipeline, such as delete_class.")],
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run a pipeline on this machine, on KFP's local runner."""
+    from unlearning_pipelines.demo import show_result, stages_shown
+    from unlearning_pipelines.deployment import ensure_default_model
+    from unlearning_pipelines.parameters import defaults, parse
+    from unlearning_pipelines.preflight import check_run
+    from unlearning_pipelines.runs import run_pipeline
+
+    arguments = parse(pipeline, set_ or [])
+    if "model" not in arguments:
+        ensure_default_model(defaults(pipeline)["model"], seed=0)
+    check_run({**defaults(pipeline), **arguments}, request="class")
+    with stages_shown() as on_stage:
+        result = run_pipeline(pipeline, arguments, on_stage=on_stage)
+    show_result(result)
+    _finish(asdict(result), result.verdict, as_json)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the methods: what each reads, serves and claims."""
+    from unlearning.methods import METHODS
+
+    if as_json:
+        _last_line({name: asdict(row) for name, row in METHODS.items()}, as_json)
+        return
+    for name, row in METHODS.items():
+        _say(f"{name}\n  {row.title} ({row.source})")
+        _say(f"  reads: {row.data}; forgets by: {', '.join(row.requests)}\n  {row.claim}")
+
+
+@app.command(name="compile")
+def compile_(
+    out: Annotated[Path | None, typer.Option(help="Folder for the YAML; the package's own when left out.")] = None,
+    image: Annotated[str, typer.Option(help="Image of all stages; UNLEARN_IMAGE does the same.")] = "",
+) -> None:
+    """Compile the pipelines to YAML for a cluster."""
+    if image:
+        os.environ["UNLEARN_IMAGE"] = image  # read when the components are imported, just below
+    from unlearning_pipelines.compile import COMPILED, compile_all
+
+    for path in compile_all(out or COMPILED):
+        _say(str(path))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is configured, what works, and what to do about the rest."""
+    from unlearning_pipelines.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        _say(f"{finding.mark} {finding.what}: {finding.detail}")
+    _last_line({"ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]}, as_json)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@models.command(name="list")
+def list_models() -> None:
+    """List the architectures that a model may have."""
+    from unlearning.models.architectures import ARCHITECTURES
+
+    for name, row in ARCHITECTURES.items():
+        _say(f"{name:20} {row.summary} ({row.source})")
+
+
+@models.command(name="import")
+def import_(
+    source: Annotated[str, typer.Argument(help="A .safetensors, .pt, .pth or .th file, or models:/NAME/3.")],
+    name: Annotated[str, typer.Option(help="Name of the registered model.")],
+    architecture: Annotated[str, typer.Option(help="One of the allow-list.")],
+    manifest: Annotated[str, typer.Option(help="What it was trained on.")],
+    argument: Annotated[list[str] | None, typer.Option(help="Of the architecture.", metavar="K=V")] = None,
+    mean: Annotated[str, typer.Option(help="Of the model's normalisation, by channel: 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help="Likewise.")] = "",
+    fine_tuned: Annotated[bool, typer.Option(help="It was fine-tuned from pretrained weights.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Register somebody's weights: a state_dict, safetensors, or a version in MLflow. Pickled code is never run."""
+    from unlearning_pipelines.deployment import import_model
+    from unlearning_pipelines.parameters import numbers, pairs
+
+    result = import_model(
+        source,
+        name=name,
+        manifest=manifest,
+        architecture=architecture,
+        arguments=pairs("--argument", argument or []),
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
+        fine_tuned=fine_tuned,
+    )
+    _say(f"registered models:/{name}/{result['version']} as champion")
+    _last_line(result, as_json)
+
+
+@data.command(name="make")
+def make_data(
+    source: Annotated[
+        str, typer.Argument(help="digits, torchvision:NAME?root=.., folder:PATH, npz:PATH, parquet:PATH")
+    ],
+    out: Annotated[str, typer.Option(help="Where to write it: a path or s3://bucket/key.parquet.")],
+    name: Annotated[str, typer.Option(help="Shown in reports.")] = "",
+    test_share: Annotated[float, typer.Option(help="Held out, where the source has no split of its own.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    image_size: Annotated[int, typer.Option(help="Side of every image; 0: as they are.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a manifest: one line per row with its id, subject, class, split and place."""
+    from unlearning_pipelines.manifests import make
+
+    result = make(source, out, name=name, test_share=test_share, seed=seed, image_size=image_size or None)
+    _say(f"{out}: {result['rows']} rows, {result['classes']} classes, sha256 {result['digest']}")
+    _last_line(result, as_json)
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _last_line(content: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(content, allow_nan=False))
+
+
+def _finish(content: dict[str, Any], verdict: str, as_json: bool) -> None:
+    _last_line(content, as_json)
+    if verdict != "pass":
+        raise typer.Exit(GATE_SAID_NO)
+
+
+def main() -> None:
+    """Run the command; an error of ours is one line on standard error, without a traceback."""
+    from unlearning.errors import UnlearningError
+
+    try:
+        app()
+    except UnlearningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

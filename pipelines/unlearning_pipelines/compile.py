@@ -1,0 +1,22 @@
+"""The compiled pipelines: YAML for a cluster, kept beside the code and held against it by a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unlearning_pipelines.catalogue import PIPELINES
+
+COMPILED = Path(__file__).parent / "compiled"
+
+
+def compile_all(folder: Path = COMPILED) -> list[Path]:
+    """Write every pipeline's YAML to a folder; the files written."""
+    from kfp import compiler
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, pipeline in PIPELINES.items():
+        path = folder / f"{name}.yaml"
+        compiler.Compiler().compile(pipeline, str(path))
+        written.append(path)
+    return written

@@ -1,0 +1,85 @@
+"""The first five minutes: a trained classifier forgets a class, and says so in plain words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from unlearning_components.surroundings import tracker
+from unlearning_pipelines.deployment import DIGITS_RECIPE, train_model
+from unlearning_pipelines.local import OnStage
+from unlearning_pipelines.parameters import defaults
+from unlearning_pipelines.preflight import check_run, check_services
+from unlearning_pipelines.runs import Result, run_pipeline
+
+MODEL = "digits-demo"
+MARKS = {"pass": "[bold green]PASS[/]", "fail": "[bold red]FAIL[/]", "inconclusive": "[bold yellow]INCONCLUSIVE[/]"}
+
+
+def console() -> Console:
+    """Plain text where there is no terminal."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+@contextmanager
+def stages_shown() -> Iterator[OnStage]:
+    """A line for every stage that ends; on a terminal, a spinner beside the one that runs."""
+    out = console()
+    with out.status("starting") as status:
+
+        def on_stage(stage: str, state: str) -> None:
+            if state == "started":
+                status.update(f"{stage} ...")
+            else:
+                out.print(f"  [green]done[/]    {stage}" if state == "finished" else f"  [red]failed[/]  {stage}")
+
+        yield on_stage
+
+
+def run_demo(forget: Sequence[str], *, seed: int) -> Result:
+    """Train and register a digits classifier as the deployed model, then make it forget.
+
+    Args:
+        forget: Class names.
+        seed: Of every random choice.
+    """
+    out = console()
+    check_services()
+    out.print("[bold]1[/]  Training a classifier of handwritten digits: the model in production")
+    trained = train_model(
+        name=MODEL,
+        manifest="digits",
+        architecture="allcnn",
+        arguments={"width": 0.25},
+        recipe=DIGITS_RECIPE,
+        seed=seed,
+    )
+    out.print(f"   models:/{MODEL}@champion is version {trained['version']}, {trained['accuracy.test']:.1%} right")
+    out.print(f"[bold]2[/]  Forgetting class {', '.join(forget)}: a Kubeflow pipeline of nine stages, on this machine")
+    arguments = {"model": f"models:/{MODEL}@champion", "register_as": MODEL, "forget": list(forget), "seed": seed}
+    check_run({**defaults("delete_class"), **arguments}, request="class")
+    with stages_shown() as on_stage:
+        result = run_pipeline("delete_class", arguments, on_stage=on_stage)
+    out.print("[bold]3[/]  The verdict")
+    show_result(result)
+    return result
+
+
+def show_result(result: Result) -> None:
+    """The numbers that matter, and where to look next."""
+    out = console()
+    before, after = (
+        {part: result.metrics[f"{part}_accuracy.test.{model}"] for part in ("forget", "retain")}
+        for model in ("original", "unlearned")
+    )
+    auc = result.metrics["membership_auc.entropy.forget.unlearned"]
+    out.print(f"   {MARKS[result.verdict]}")
+    out.print(f"   forgotten class, unseen rows   {before['forget']:7.1%}  ->  {after['forget']:6.1%}")
+    out.print(f"   the other classes              {before['retain']:7.1%}  ->  {after['retain']:6.1%}")
+    out.print(f"   membership attack (0.5: blind)                {auc:.2f}")
+    out.print(f"   took {result.seconds['total']:.0f} s; the model is at {result.model_uri}")
+    out.print(f"   report   {result.report}")
+    out.print(f"   MLflow   run {result.mlflow_run_id}; to look at it: {tracker().ui_command()}")

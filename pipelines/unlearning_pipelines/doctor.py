@@ -1,0 +1,61 @@
+"""What is configured, what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from unlearning.errors import UnlearningError
+from unlearning.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    ok: bool
+    detail: str
+
+    @property
+    def mark(self) -> str:
+        """A word, since not every terminal shows signs and colours."""
+        return "ok  " if self.ok else "FAIL"
+
+
+def examine() -> list[Finding]:
+    """Look at the settings, the embedded folder, the object store, MLflow and the image; nothing is written."""
+    from unlearning_components._image import IMAGE
+    from unlearning_components.surroundings import store, tracker
+    from unlearning_pipelines.preflight import check_home
+
+    settings = Settings()
+    return [
+        _works("home", check_home, f"{settings.home} (UNLEARN_HOME)"),
+        _works("object store", lambda: store().check(), f"{settings.store_uri} (UNLEARN_STORE)"),
+        _works("MLflow", lambda: tracker().check(), f"{masked(settings.tracking_uri)} (MLFLOW_TRACKING_URI)"),
+        Finding(what="image", ok=True, detail=f"{IMAGE} (UNLEARN_IMAGE)"),
+        Finding(
+            what="versions",
+            ok=True,
+            detail=", ".join(
+                f"{name} {version(name)}" for name in ("kfp-unlearning", "kfp", "torch", "mlflow", "boto3")
+            ),
+        ),
+    ]
+
+
+def masked(uri: str) -> str:
+    """An address without its user and password."""
+    scheme, separator, rest = uri.partition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}***@{host}" if at else uri
+
+
+def _works(what: str, probe: Callable[[], None], detail: str) -> Finding:
+    try:
+        probe()
+    except UnlearningError as error:
+        return Finding(what=what, ok=False, detail=f"{error}")
+    return Finding(what=what, ok=True, detail=detail)

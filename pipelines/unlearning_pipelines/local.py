@@ -1,0 +1,124 @@
+"""Pipelines on KFP's local runner, in a process of their own: its log to a file, its stages to a callback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearning.errors import PipelineError, UnlearningError
+
+OnStage = Callable[[str, str], None]
+"""Called with a stage's name and "started", "finished" or "failed"."""
+
+_RUN = re.compile(r"^\s*tracked as MLflow run ([0-9a-f]+)$")
+_TASK = re.compile(r"(?:Executing task|Task) '([a-z0-9-]+)'(?: finished with status (\w+))?")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR = re.compile(r"^\s*unlearning\.errors\.(\w+): (.*)$")
+_OTHER_ERROR = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt)): (.*)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRun:
+    """How a local run ended.
+
+    Attributes:
+        outputs: The pipeline's outputs by name; artifacts as paths. Empty when it failed.
+        mlflow_run: Id of its MLflow run; "" when it never got that far.
+        log: Everything that its stages printed.
+        error: What stopped it; None when nothing did.
+    """
+
+    outputs: Mapping[str, Any]
+    mlflow_run: str
+    log: Path
+    error: UnlearningError | None
+
+
+def run_locally(pipeline: str, arguments: Mapping[str, Any], *, root: Path, on_stage: OnStage) -> LocalRun:
+    """Run a pipeline to its end, one stage after the other.
+
+    Args:
+        pipeline: A name in the catalogue, or the path of compiled YAML.
+        arguments: Its parameters; what is left out keeps its default.
+        root: Where KFP keeps the run's artifacts, and the log `<number>.log`.
+        on_stage: Told of every stage that starts and ends.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    log = next(path for number in range(1, 10**6) if not (path := root / f"run-{number}.log").exists())
+    results = log.with_suffix(".json")
+    command = [sys.executable, "-m", "unlearning_pipelines.local", pipeline, json.dumps(dict(arguments)), str(results)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    mlflow_run, error, stage = "", None, ""
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        with log.open("w") as file:
+            for line in child.stdout or ():
+                file.write(line)
+                plain = _COLOUR.sub("", line.rstrip())
+                if found := _RUN.match(plain):
+                    mlflow_run = found[1]
+                elif found := _TASK.search(plain):
+                    stage, status = found[1].replace("-", "_"), found[2]
+                    on_stage(stage, {None: "started", "SUCCESS": "finished"}.get(status, "failed"))
+                elif found := _ERROR.match(plain):
+                    error = _named(found[1], found[2])
+                elif error is None and (found := _OTHER_ERROR.match(plain)):
+                    error = PipelineError(f"{found[1]}: {found[2]} (stage {stage or 'none'}; the log is {log})")
+        child.wait()
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait()
+    if child.returncode == 0 and results.is_file():
+        return LocalRun(outputs=json.loads(results.read_text()), mlflow_run=mlflow_run, log=log, error=None)
+    if error is None:
+        error = PipelineError(f"stage {stage or 'none'} was stopped by {_cause(child.returncode)}; the log is {log}")
+    return LocalRun(outputs={}, mlflow_run=mlflow_run, log=log, error=error)
+
+
+def _named(kind: str, message: str) -> UnlearningError:
+    """An error that a stage's process raised, as one of ours."""
+    from unlearning import errors
+
+    found = getattr(errors, kind, PipelineError)
+    if not (isinstance(found, type) and issubclass(found, UnlearningError)):
+        found = PipelineError
+    return found(message)
+
+
+def _cause(returncode: int) -> str:
+    return f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+
+
+def main() -> None:
+    """The run itself: KFP's local runner in this process, a subprocess for each stage."""
+    pipeline, arguments, results = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+    from kfp import components, local
+
+    from unlearning_pipelines.catalogue import PIPELINES
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(results.parent))
+    chosen = PIPELINES[pipeline] if pipeline in PIPELINES else components.load_component_from_file(pipeline)
+    outputs = chosen(**arguments).outputs
+    plain = {name: getattr(value, "path", value) for name, value in outputs.items()}
+    results.write_text(json.dumps(plain))
+
+
+if __name__ == "__main__":
+    main()

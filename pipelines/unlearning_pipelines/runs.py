@@ -1,0 +1,67 @@
+"""One deletion run from parameters to a result that a person or a script can read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearning_components.surroundings import tracker
+from unlearning_pipelines.local import OnStage, run_locally
+from unlearning_pipelines.preflight import claim_home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came out of a pipeline run.
+
+    Attributes:
+        pipeline: Its name.
+        verdict: pass, fail or inconclusive.
+        metrics: Flat names to numbers; accuracies as fractions.
+        model_uri: Where the unlearned model is kept.
+        report: The page, on this machine.
+        mlflow_run_id: Of the whole pipeline.
+        seconds: Stage to seconds, and "total" for the wall time.
+    """
+
+    pipeline: str
+    verdict: str
+    metrics: dict[str, float]
+    model_uri: str
+    report: str
+    mlflow_run_id: str
+    seconds: dict[str, float]
+
+
+def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnStage) -> Result:
+    """Run a pipeline on KFP's local runner and read its result back from MLflow.
+
+    Args:
+        pipeline: A name in the catalogue.
+        arguments: Checked parameters; what is left out keeps its default.
+        on_stage: Told of every stage that starts and ends.
+
+    Raises:
+        UnlearningError: What stopped the run; its MLflow run is then FAILED.
+    """
+    root = claim_home() / "runs"
+    began = time.monotonic()
+    ended = run_locally(pipeline, arguments, root=root, on_stage=on_stage)
+    if ended.error is not None:
+        if ended.mlflow_run:
+            tracker().close(ended.mlflow_run, "FAILED")
+        raise ended.error
+    numbers = tracker().summary_of(ended.mlflow_run)
+    seconds = {name.removeprefix("seconds."): v for name, v in numbers.items() if name.startswith("seconds.")}
+    return Result(
+        pipeline=pipeline,
+        verdict=str(ended.outputs["verdict"]),
+        metrics={name: value for name, value in numbers.items() if not name.startswith("seconds.")},
+        model_uri=str(ended.outputs["model_uri"]),
+        report=str(Path(ended.outputs["report"]).absolute()),
+        mlflow_run_id=ended.mlflow_run,
+        seconds={**seconds, "total": round(time.monotonic() - began, 3)},
+    )
