@@ -51,9 +51,10 @@ finish() {
         local pid
         pid=$(<"$own/pid")
         kill "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
-        umount "$own"/exec/netns/* 2>/dev/null || true # what a stopped daemon leaves mounted cannot be removed
     fi
-    [[ $keep == yes ]] || rm -rf "$own" "$work/rootfs" "$work/run" "$work/changed" || status=1
+    # What a stopped daemon or an interrupted debootstrap leaves mounted cannot, and must not, be removed.
+    umount "$own"/exec/netns/* "$work"/rootfs/{proc,sys} 2>/dev/null || true
+    [[ $keep == yes ]] || rm -rf --one-file-system "$own" "$work/rootfs" "$work/run" "$work/changed" || status=1
     exit "$status"
 }
 trap finish EXIT
@@ -138,9 +139,10 @@ check() { # check NAME COMMAND...: its output goes to a log, whose end is shown 
     printf '%s  %4d s  %s\n' "$verdict" $((SECONDS - start)) "$name"
     [[ $verdict == PASS ]] || tail -n 12 "$log" | sed 's/^/      | /'
 }
+user=$((EUID ? EUID : 1234567)):0 # nobody that the image knows; files in mounted folders can be removed again
+narrow=(--rm --network none --user "$user" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges)
 inside() { # The narrowest container a cluster is likely to give: no network, some user, nothing writable but /tmp.
-    docker run --rm --network none --user 1234567:0 --read-only --tmpfs /tmp --cap-drop ALL \
-        --security-opt no-new-privileges --env UNLEARN_HOME=/tmp/unlearn-data "$image" "$@"
+    docker run "${narrow[@]}" --env UNLEARN_HOME=/tmp/unlearn-data "$image" "$@"
 }
 expect() { # expect WANTED COMMAND...: what the command prints is WANTED
     local got
@@ -161,44 +163,39 @@ no_shadow_of_the_build() {
         ! grep -E '^(PIP_(DISABLE|NO_CACHE|ROOT|INDEX)|/source|/root/.cache)' "$work/logs/environment.txt"
 }
 run_inside() { # One command, the whole pipeline, KFP's local runner in the container.
-    inside unlearn run delete_class --json >"$work/logs/delete_class.json" &&
-        "$python" -m json.tool "$work/logs/delete_class.json"
+    inside unlearn run delete_class --json >"$work/logs/delete_class.txt" &&
+        tail -n 1 "$work/logs/delete_class.txt" | "$python" -m json.tool
 }
 run_compiled() { # The YAML for the cluster, one container per task, started from this machine.
-    local yaml=pipelines/unlearning_pipelines/compiled/delete_class.yaml
+    local yaml=pipelines/unlearning_pipelines/compiled/delete_class.yaml store=$work/run/store outputs=$work/run/outputs
     if ! grep -qF "image: $image" "$yaml"; then
         "$(dirname "$python")/unlearn" compile --image "$image" --out "$work/run/compiled" || return 1
         yaml=$work/run/compiled/delete_class.yaml
     fi
-    "$python" - "$yaml" "$work/run" <<'PY'
-import os, pathlib, sys
+    mkdir -p "$store" "$outputs" && chmod 777 "$store" "$outputs" &&
+        docker run "${narrow[@]}" --volume "$store:$store" --env "UNLEARN_HOME=$store" "$image" unlearn train &&
+        "$python" - "$yaml" "$store" "$outputs" "$user" <<'PY'
+import pathlib, sys
 import docker
 import yaml
 from kfp import components, local
 
-source, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-store, outputs = folder / "store", folder / "outputs"
-for path in (store, outputs):
-    path.mkdir(parents=True)
-    path.chmod(0o777)  # the container's user is a stranger here
+source, store, outputs, user = sys.argv[1:]
 runner = local.DockerRunner(
     network_mode="none",
-    user=f"{os.getuid() or 1234567}:0",
-    working_dir=str(store),
-    environment={"UNLEARN_HOME": str(store / "unlearn-data")},
-    mounts=[docker.types.Mount(target=str(store), source=str(store), type="bind")],
+    user=user,
+    environment={"UNLEARN_HOME": store},
+    mounts=[docker.types.Mount(target=store, source=store, type="bind")],
 )
-local.init(runner, pipeline_root=str(outputs))
+local.init(runner, pipeline_root=outputs)
 run = components.load_component_from_file(source)()
 
 # The runner takes a container that vanished before its log was read for a success: ask the files instead.
 print("outputs:", run.outputs)
-tasks = [path.parent.name for path in outputs.glob("*/*/executor_output.json")]
-files = [path for path in store.rglob("*") if path.is_file()]
-specification = next(yaml.safe_load_all(pathlib.Path(source).read_text()))
-wanted = [name for name, task in specification["root"]["dag"]["tasks"].items() if "triggerPolicy" not in task]
-print(f"{len(tasks)} tasks wrote their outputs: {sorted(tasks)}; {len(files)} files in the store; wanted {wanted}")
-sys.exit(0 if files and set(wanted) <= set(tasks) else 1)
+done = {path.parent.name for path in pathlib.Path(outputs).glob("*/*/executor_output.json")}
+wanted = set(next(yaml.safe_load_all(pathlib.Path(source).read_text()))["root"]["dag"]["tasks"])
+print(f"tasks that wrote their outputs: {sorted(done)}; missing: {sorted(wanted - done)}")
+sys.exit(0 if wanted <= done else 1)
 PY
 }
 layers() { field '{{range .RootFS.Layers}}{{println .}}{{end}}' "$1"; }
@@ -225,8 +222,8 @@ check "torch and torchvision import offline" inside \
     python3 -W error -c 'import torch, torchvision; print(torch.__version__, torchvision.__version__, torch.ones(2) @ torch.ones(2))'
 check "the command line answers: exit status 0" exits 0 inside unlearn --help
 check "a wrong pipeline name: exit status 2" exits 2 inside unlearn run no_such_pipeline
-check "unlearn run delete_class, offline, any user, read-only" run_inside
-check "the compiled pipeline, one container per task" run_compiled
+check "unlearn run delete_class: offline, any user, read-only image" run_inside
+check "unlearn train, then the compiled pipeline, one container per task" run_compiled
 check "a change of code keeps the dependency layers" code_change_keeps_dependencies
 
 say "$((checks - failed)) of $checks checks passed; image $image, $(($(field '{{.Size}}') / 1000000)) MB, on $base; logs in $work/logs"

@@ -147,7 +147,7 @@ def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:
     rows.append(
         AttackRow(
             name="Entropy attack as published, share called members",
-            question="What share of the forgotten rows does a classifier fitted on retained and unseen rows call members?",
+            question="What share of the forgotten rows does a classifier of retained and unseen rows call members?",
             original=found["entropy_attack.forget.original"],
             unlearned=found["entropy_attack.forget.unlearned"],
             members=retain["members"],

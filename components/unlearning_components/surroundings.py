@@ -104,7 +104,7 @@ def fetch_manifest(uri: str) -> Manifest:
         path = Path(uri)
         if not path.is_file():
             raise DataError(
-                f"no manifest at {uri}: give a .parquet manifest, or a source ({', '.join(SOURCES)}; see `unlearn data`)"
+                f"no manifest at {uri}: make one with `unlearn data make`, or give a source: {', '.join(SOURCES)}"
             )
         return read_manifest(path)
     where, key = split(uri)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearning_pipelines.catalogue import PIPELINES
+from unlearning_pipelines.checks import check_compiled
 
 COMPILED = Path(__file__).parent / "compiled"
 
 
 def compile_all(folder: Path = COMPILED) -> list[Path]:
-    """Write every pipeline's YAML to a folder; the files written."""
+    """Write every pipeline's YAML to a folder, and check it; the files written.
+
+    Raises:
+        PipelineError: When a cluster would refuse a file, or run it otherwise than meant.
+    """
     from kfp import compiler
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -18,5 +23,6 @@ def compile_all(folder: Path = COMPILED) -> list[Path]:
     for name, pipeline in PIPELINES.items():
         path = folder / f"{name}.yaml"
         compiler.Compiler().compile(pipeline, str(path))
+        check_compiled(path)
         written.append(path)
     return written

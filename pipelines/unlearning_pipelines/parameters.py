@@ -10,7 +10,6 @@ from unlearning.config import nearest
 from unlearning.errors import UsageError
 from unlearning_pipelines.catalogue import PIPELINES
 
-
 _PYTHON: dict[str, tuple[type, ...]] = {
     "Integer": (int,),
     "Float": (int, float),

@@ -39,8 +39,9 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
-        if self.weight_decay < 0 or self.clip_value < 0:
-            raise ValueError("weight_decay and clip_value must be >= 0")
+        for name in ("weight_decay", "clip_value"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -59,7 +60,7 @@ def permuted(count: int, batch_size: int, generator: torch.Generator) -> Iterato
     BatchNorm cannot train on one row, and a tiny last batch only adds noise.
     """
     batches = list(torch.randperm(count, generator=generator).split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
         last = batches.pop()
         batches[-1] = torch.cat([batches[-1], last])
     yield from batches

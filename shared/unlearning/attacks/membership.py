@@ -92,7 +92,7 @@ def population_attack(members: Array, non_members: Array) -> Roc:
     is_member = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     order = np.argsort(values, kind="stable")
     values, is_member = values[order], is_member[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(values) > 0), len(values) - 1)
+    last_of_tie = np.append(np.flatnonzero(values[1:] > values[:-1]), len(values) - 1)
     found = np.cumsum(is_member)[last_of_tie]
     wrong = 1 + last_of_tie - found
     tpr = np.concatenate([[0.0], found / len(members)])

@@ -4,7 +4,7 @@ Source: Tarun et al., "Fast Yet Effective Machine Unlearning", arXiv:2111.08947.
 
 Departs from the released notebook, by default: the network is frozen and in eval mode while noise is learned (there it
 trains, so that BatchNorm statistics drift); every learned image is used (there 3 of 256); noise carries the label of
-its own class (there the first class's, always); the penalty does not depend on the resolution. `preset("code")` puts
+its own class (there the first class's, always); the penalty does not depend on the resolution. The preset "code" puts
 the notebook's choices back. Noise for all classes is learned in one batch: in eval mode classes cannot affect each
 other, so the result is the same as one class at a time.
 """
@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """`paper`: 20 batches of 256 noise images per class. `code`: what the released notebook runs, its defects included."""
 
-RATES: dict[str, tuple[float, float]] = {"scratch": (0.004, 0.001), "pretrained": (1e-4, 1e-4)}
+RATES: dict[str, tuple[float, float]] = {"scratch": (0.004, 0.0015), "pretrained": (1e-4, 1e-4)}
 """Adam's rates to impair and to repair: for a network trained from scratch, and for a fine-tuned backbone."""
 
 
@@ -67,7 +67,7 @@ class UnsirConfig:
     distinct_images: int = 0  # of each bank; 0: all
     noise_labels: Literal["own", "first"] = "own"
     impair_learning_rate: float = 0.004  # of Adam, by `rates`
-    repair_learning_rate: float = 0.001  # of Adam, by `rates`
+    repair_learning_rate: float = 0.0015  # of Adam, by `rates`
     impair_epochs: int = 1  # by the data
     repair_epochs: int = 1
     batch_size: int = 256  # by the data
@@ -192,6 +192,9 @@ def synthesize(
         config: `noise_steps` steps of Adam at `noise_learning_rate` on `noise_batch` images per class.
         generator: Of the first, Gaussian noise; on the CPU.
         progress: Called after every step.
+
+    Raises:
+        FloatingPointError: When the objective is not finite; the noise is then of no use.
     """
     device = device_of(original)
     K = len(forget_classes)
@@ -217,7 +220,7 @@ def synthesize(
                 (J * len(rows) / config.noise_batch).backward()  # sum of class means
                 total += J.item() * len(rows) / len(N)
             optimiser.step()
-            objective.append(total)
+            objective.append(_finite(total, step))
             progress("synthesize", step + 1, config.noise_steps, total)
     images = N.detach().cpu().view(K, config.noise_batch, *input_shape)
     return Noise(images=images, classes=classes, objective=objective)
@@ -239,11 +242,19 @@ def _synthesize_in_training_mode(
             J = noise_objective(network(N), N, c, penalty=penalty)
             J.backward()
             optimiser.step()
-            objective[step] += J.item() / len(classes)
+            objective[step] += _finite(J.item(), step) / len(classes)
             progress("synthesize", k * config.noise_steps + step + 1, len(classes) * config.noise_steps, J.item())
         banks.append(N.detach().cpu())
     buffers = {name: buffer.detach().cpu().clone() for name, buffer in network.named_buffers()}
     return Noise(images=torch.stack(banks), classes=classes, objective=objective, buffers=buffers)
+
+
+def _finite(objective: float, step: int) -> float:
+    if not math.isfinite(objective):
+        raise FloatingPointError(
+            f"synthesize: the objective became {objective} at step {step + 1}; lower noise_learning_rate"
+        )
+    return objective
 
 
 class NoiseSamples:

@@ -42,15 +42,14 @@ def prediction_distribution(logits: Tensor, *, classes: int) -> Tensor:
 
     Meant for the forget class's held-out samples: one dominating class says where the forgotten class went.
     """
-    if len(logits) == 0:
-        raise ValueError("prediction_distribution needs at least one sample, got none")
+    _check(logits)
     return torch.bincount(logits.argmax(1), minlength=classes).double() / len(logits)
 
 
-def _check(logits: Tensor, targets: Tensor) -> None:
-    if len(logits) == 0 or len(logits) != len(targets):
-        raise ValueError(
-            f"wanted one target for each of at least one row, got {len(logits)} rows, {len(targets)} targets"
-        )
+def _check(logits: Tensor, targets: Tensor | None = None) -> None:
+    if len(logits) == 0:
+        raise ValueError("wanted outputs for at least one sample, got none")
+    if targets is not None and len(logits) != len(targets):
+        raise ValueError(f"wanted one target for each sample, got {len(logits)} outputs and {len(targets)} targets")
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("outputs hold NaN or infinity: the model is broken")

@@ -49,8 +49,7 @@ def compare_classifiers(
     """Accuracies, drops, per-class table, confusion and where the forgotten class went.
 
     Args:
-        models: "original" and "unlearned", each with its outputs on the same `SETS`; retain.train and retain.test,
-            and one of the forget sets, must be there.
+        models: "original" and "unlearned", each with its outputs on the same `SETS`; only forget.test may be left out.
         classes: Names, in the order of the logits.
         forget_classes: Indices of the forgotten classes; empty when rows were forgotten rather than classes.
 

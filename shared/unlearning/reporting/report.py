@@ -261,7 +261,7 @@ def _tiles(report: RunReport) -> list[tuple[str, str, str, str]]:
     wanted = [
         ("forget_accuracy.test", "Forgotten classes", "accuracy on unseen examples"),
         ("retain_accuracy.test", "All other classes", "accuracy on unseen examples"),
-        ("membership_auc.forget", "Membership attack", "AUC on forgotten rows; 0.5 is chance"),
+        ("membership_auc.entropy.forget", "Membership attack", "AUC on forgotten rows; 0.5 is chance"),
     ]
     return [(what, *pair, remark) for stem, what, remark in wanted if (pair := _pair(report.metrics, stem)) is not None]
 

@@ -22,8 +22,9 @@ _QUANTITIES = {
     "forget_accuracy_drop": "accuracy lost{of} on {rows} of the forgotten classes",
     "retain_accuracy_drop": "accuracy lost{of} on {rows} of the other classes",
     "worst_class_drop": "largest accuracy loss of any one other class{of} on {rows}",
-    "membership_auc": "membership-attack AUC{of} on {rows}",
-    "membership_tpr_at_1_percent_fpr": "members found{of} at 1% false alarms among {rows}",
+    "membership_auc": "membership-attack AUC{by}{of} on {rows}",
+    "membership_tpr_at_1_percent_fpr": "members found{by}{of} at 1% false alarms among {rows}",
+    "forget_top_prediction_share": "share of {rows} of the forgotten classes that one class{of} draws",
     "entropy_attack": "share of {rows}{of} that the entropy attack calls training data",
     "weights_changed": "distance of the weights{of} from the original's",
 }
@@ -38,6 +39,7 @@ _MODELS = {
     "unlearned": " of the unlearned model",
     "retrained": " of the retrained model",
 }
+_STATISTICS = {"entropy": " (entropy)", "loss": " (loss)"}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
@@ -51,10 +53,11 @@ def label(metric: str) -> str:
         'my_metric.x'
     """
     quantity, *parts = metric.split(".")
-    if quantity not in _QUANTITIES or any(part not in _ROWS and part not in _MODELS for part in parts):
+    if quantity not in _QUANTITIES or not set(parts) <= {*_ROWS, *_MODELS, *_STATISTICS}:
         return metric
     rows = " and ".join(_ROWS[part] for part in parts if part in _ROWS) or "examples"
-    return _QUANTITIES[quantity].format(rows=rows, of="".join(_MODELS[part] for part in parts if part in _MODELS))
+    of, by = ("".join(words[part] for part in parts if part in words) for words in (_MODELS, _STATISTICS))
+    return _QUANTITIES[quantity].format(rows=rows, of=of, by=by)
 
 
 def amount(metric: str, value: float | None, *, against: float | None = None) -> str:

@@ -1,0 +1,44 @@
+# Every target makes .venv when it is missing; the constraints pin what is installed.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND ?= agg
+
+.PHONY: demo test lint types compile bench check wheel clean
+
+demo: .venv/ready
+	OMP_NUM_THREADS=2 $(BIN)/unlearn demo
+
+test: .venv/ready
+	$(BIN)/pytest -q -n $(WORKERS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+compile: .venv/ready
+	$(BIN)/unlearn compile
+
+bench: .venv/ready
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/forget_class.py digits
+
+check: lint types wheel test
+
+# The wheel holds all three packages and the golden files, and works outside the checkout.
+wheel: .venv/ready
+	rm -rf dist && $(BIN)/python -m build --wheel --no-isolation . >/dev/null
+	sh scripts/verify_wheel.sh dist/*.whl
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
