@@ -4,6 +4,10 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
+# Real data sets for the tests and benchmarks that want them; the rest run without.
+ifneq ($(wildcard ../shared/data/.),)
+export UNLEARN_DATA ?= $(abspath ../shared/data)
+endif
 
 .PHONY: demo test lint types compile bench check wheel clean
 

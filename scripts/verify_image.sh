@@ -163,8 +163,9 @@ no_shadow_of_the_build() {
         ! grep -E '^(PIP_(DISABLE|NO_CACHE|ROOT|INDEX)|/source|/root/.cache)' "$work/logs/environment.txt"
 }
 run_inside() { # One command, the whole pipeline, KFP's local runner in the container.
-    inside unlearn run delete_class --json >"$work/logs/delete_class.txt" &&
-        tail -n 1 "$work/logs/delete_class.txt" | "$python" -m json.tool
+    inside unlearn run delete_class --json | tee "$work/logs/delete_class.txt" &&
+        tail -n 1 "$work/logs/delete_class.txt" >"$work/logs/delete_class.json" &&
+        "$python" -m json.tool "$work/logs/delete_class.json"
 }
 run_compiled() { # The YAML for the cluster, one container per task, started from this machine.
     local yaml=pipelines/unlearning_pipelines/compiled/delete_class.yaml store=$work/run/store outputs=$work/run/outputs
@@ -174,13 +175,13 @@ run_compiled() { # The YAML for the cluster, one container per task, started fro
     fi
     mkdir -p "$store" "$outputs" && chmod 777 "$store" "$outputs" &&
         docker run "${narrow[@]}" --volume "$store:$store" --env "UNLEARN_HOME=$store" "$image" unlearn train &&
-        "$python" - "$yaml" "$store" "$outputs" "$user" <<'PY'
-import pathlib, sys
+        "$python" - "$yaml" "$store" "$outputs" "$user" "$work/logs/compiled.json" <<'PY'
+import json, pathlib, sys
 import docker
 import yaml
 from kfp import components, local
 
-source, store, outputs, user = sys.argv[1:]
+source, store, outputs, user, results = sys.argv[1:]
 runner = local.DockerRunner(
     network_mode="none",
     user=user,
@@ -192,12 +193,17 @@ run = components.load_component_from_file(source)()
 
 # The runner takes a container that vanished before its log was read for a success: ask the files instead.
 print("outputs:", run.outputs)
+pathlib.Path(results).write_text(json.dumps({name: str(value) for name, value in run.outputs.items()}))
 done = {path.parent.name for path in pathlib.Path(outputs).glob("*/*/executor_output.json")}
 wanted = set(next(yaml.safe_load_all(pathlib.Path(source).read_text()))["root"]["dag"]["tasks"])
 print(f"tasks that wrote their outputs: {sorted(done)}; missing: {sorted(wanted - done)}")
-sys.exit(0 if wanted <= done else 1)
+sys.exit(0 if wanted <= done and run.outputs["verdict"] == "pass" else 1)
 PY
 }
+digest() { # The digest of the model in a run's results: the last part of its address.
+    "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["model_uri"].rpartition("/")[2])' "$1"
+}
+same_model() { expect "$(digest "$work/logs/delete_class.json")" digest "$work/logs/compiled.json"; }
 layers() { field '{{range .RootFS.Layers}}{{println .}}{{end}}' "$1"; }
 code_change_keeps_dependencies() {
     local context=$work/changed tag=kfp-unlearning-python:verify-changed
@@ -224,6 +230,7 @@ check "the command line answers: exit status 0" exits 0 inside unlearn --help
 check "a wrong pipeline name: exit status 2" exits 2 inside unlearn run no_such_pipeline
 check "unlearn run delete_class: offline, any user, read-only image" run_inside
 check "unlearn train, then the compiled pipeline, one container per task" run_compiled
+check "both ways end in the same model, bit for bit" same_model
 check "a change of code keeps the dependency layers" code_change_keeps_dependencies
 
 say "$((checks - failed)) of $checks checks passed; image $image, $(($(field '{{.Size}}') / 1000000)) MB, on $base; logs in $work/logs"

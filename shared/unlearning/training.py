@@ -97,6 +97,17 @@ def augmented(inputs: Tensor, how: str, generator: torch.Generator) -> Tensor:
     return padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What draws from the global generators (initial weights, dropout) follows the seed alone in here.
+
+    The global generators of the CPU and of the device are put back afterwards.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def optimise(
     model: nn.Module,
     samples: Samples,
@@ -120,7 +131,7 @@ def optimise(
         optimiser: Over the model's parameters.
         epochs: Passes over the samples; >= 1.
         batch_size: Rows a step.
-        generator: Of the order and the augmentation.
+        generator: Of the order and the augmentation; dropout draws by its seed.
         loss: Of outputs and targets, a scalar.
         scheduler: Stepped after every step.
         clip_value: Bound of each gradient entry; 0: none.
@@ -135,26 +146,27 @@ def optimise(
     model.train()
     total = epochs * steps_per_epoch(len(samples), batch_size)
     losses: list[float] = []
-    for _ in range(epochs):
-        for rows in permuted(len(samples), batch_size, generator):
-            inputs, targets = samples.batch(rows)
-            inputs, targets = inputs.to(device), targets.to(device)
-            if augmentation != "none":
-                inputs = augmented(inputs, augmentation, generator)
-            optimiser.zero_grad(set_to_none=True)
-            value = loss(model(inputs), targets)
-            value.backward()
-            if clip_value:
-                nn.utils.clip_grad_value_(model.parameters(), clip_value)
-            optimiser.step()
-            if scheduler is not None:
-                scheduler.step()
-            losses.append(value.item())
-            if not math.isfinite(losses[-1]):
-                raise FloatingPointError(
-                    f"{phase}: the loss became {losses[-1]} at step {len(losses)}; lower the learning rate"
-                )
-            progress(phase, len(losses), total, losses[-1])
+    with seeded(generator.initial_seed(), device):
+        for _ in range(epochs):
+            for rows in permuted(len(samples), batch_size, generator):
+                inputs, targets = samples.batch(rows)
+                inputs, targets = inputs.to(device), targets.to(device)
+                if augmentation != "none":
+                    inputs = augmented(inputs, augmentation, generator)
+                optimiser.zero_grad(set_to_none=True)
+                value = loss(model(inputs), targets)
+                value.backward()
+                if clip_value:
+                    nn.utils.clip_grad_value_(model.parameters(), clip_value)
+                optimiser.step()
+                if scheduler is not None:
+                    scheduler.step()
+                losses.append(value.item())
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(
+                        f"{phase}: the loss became {losses[-1]} at step {len(losses)}; lower the learning rate"
+                    )
+                progress(phase, len(losses), total, losses[-1])
     return losses
 
 
@@ -225,8 +237,7 @@ def predict(model: nn.Module, samples: Samples, *, batch_size: int = 1024) -> Te
 
 def build_seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A freshly built network whose initial weights depend on the seed alone; the global generator is put back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, torch.device("cpu")):
         return build()
 
 

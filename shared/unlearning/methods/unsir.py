@@ -25,7 +25,7 @@ from unlearning.config import build
 from unlearning.data.samples import Joined, Samples
 from unlearning.methods import Facts
 from unlearning.progress import Progress, silent
-from unlearning.training import device_of, evaluating, optimise
+from unlearning.training import device_of, evaluating, optimise, seeded
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -204,7 +204,8 @@ def synthesize(
     start = torch.randn((K, config.noise_batch, *input_shape), generator=generator)
     network = copy.deepcopy(original).requires_grad_(False)
     if config.noise_batchnorm == "training":
-        return _synthesize_in_training_mode(network, start.to(device), classes, config, progress)
+        with seeded(generator.initial_seed(), device):  # for dropout
+            return _synthesize_in_training_mode(network, start.to(device), classes, config, progress)
     penalty = effective_penalty(config, math.prod(input_shape))
     N = start.flatten(0, 1).to(device).requires_grad_()  # (K * B, ...)
     labels = classes.to(device).repeat_interleave(config.noise_batch)  # (K * B,)
