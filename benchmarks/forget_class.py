@@ -110,10 +110,8 @@ def forget(
     figures: dict[str, Any] = {"config": {"batch": config.batch_size, "noise_images": config.noise_images}}
     for part, rows in (("forget", chosen.holdout_forget), ("retain", chosen.holdout_retain)):
         held_out = Rows(samples, torch.from_numpy(rows))
-        for name, model in (("original", original), ("impaired", impaired), ("unlearned", unlearned)):
+        for name, model in (("original", original), ("unlearned", unlearned)):
             figures[f"{part}.{name}"] = accuracy(predict(model, held_out), held_out.targets)
-    seen = Rows(samples, torch.from_numpy(chosen.forget))
-    figures["forget_train.unlearned"] = accuracy(predict(unlearned, seen), seen.targets)
     return {**figures, "seconds": seconds, "repair_steps": len(losses)}
 
 

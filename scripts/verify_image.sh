@@ -163,7 +163,10 @@ no_shadow_of_the_build() {
         ! grep -E '^(PIP_(DISABLE|NO_CACHE|ROOT|INDEX)|/source|/root/.cache)' "$work/logs/environment.txt"
 }
 run_inside() { # One command, the whole pipeline, KFP's local runner in the container.
-    inside unlearn run delete_class --json | tee "$work/logs/delete_class.txt" &&
+    local home=$work/run/inside
+    mkdir -p "$home" && chmod 777 "$home" &&
+        docker run "${narrow[@]}" --volume "$home:/tmp/unlearn-data" --env UNLEARN_HOME=/tmp/unlearn-data "$image" \
+            unlearn run delete_class --json | tee "$work/logs/delete_class.txt" &&
         tail -n 1 "$work/logs/delete_class.txt" >"$work/logs/delete_class.json" &&
         "$python" -m json.tool "$work/logs/delete_class.json"
 }

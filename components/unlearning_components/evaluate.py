@@ -45,7 +45,10 @@ def evaluate(
         models, outputs = outputs_of_both(original.path, unlearned.path, forget.path, retain.path, holdout.path, data)
         gone = read_rows(forget.path)[1]["forget_classes"]
         report = compare_classifiers(outputs, classes=data.card.classes, forget_classes=gone)
-        before, after = (dict(models[name].named_parameters()) for name in ("original", "unlearned"))
+        before, after = (
+            {name: weights.detach() for name, weights in models[model].named_parameters()}
+            for model in ("original", "unlearned")
+        )
         report.metrics["weights_changed"] = weights_changed(before, after)
         write_json(Path(evaluation.path, "evaluation.json"), as_plain(report))
         names = [data.card.classes[index] for index in gone]

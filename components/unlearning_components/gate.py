@@ -83,8 +83,8 @@ def gate(
         )
         Path(report.path).write_text(render_html(page))
         Path(summary.path).write_text(render_markdown(page))
-        record.text(render_html(page), "report.html")
-        record.text(render_markdown(page), "report.md")
-        record.tags({"unlearning.verdict": decided.outcome})
+        for tracked in (record, record.pipeline):
+            tracked.text(Path(report.path).read_text(), "report.html")
+            tracked.tags({"unlearning.verdict": decided.outcome, "mlflow.note.content": Path(summary.path).read_text()})
         verdict.metadata.update({"outcome": decided.outcome, "reasons": "; ".join(decided.reasons)})
     return decided.outcome

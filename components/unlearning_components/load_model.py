@@ -17,6 +17,7 @@ def load_model(
     targets: list = [],  # type: ignore[type-arg]
     retain_per_class: int = 0,
     seed: int = 0,
+    policy: dict = {},  # type: ignore[type-arg]
 ) -> str:
     """Fetch the model, check its hashes, and open the pipeline's MLflow run.
 
@@ -31,6 +32,7 @@ def load_model(
         targets: What is forgotten, for the run; only class names are written down there, ids never.
         retain_per_class: Most retain rows of each class that the method may use, for the run.
         seed: Of every random choice, for the run.
+        policy: The gate's bounds, checked here so that a mistake in them costs no training.
 
     Returns:
         The id of the pipeline's MLflow run.
@@ -38,9 +40,11 @@ def load_model(
     from pathlib import Path
 
     from unlearning.methods import method as method_named
+    from unlearning.policy.gates import policy_with
     from unlearning_components.surroundings import fetch_model, stage, tracker
 
     method_named(method, request=request)
+    policy_with(policy)
     bundle = fetch_model(model, Path(original.path))
     runs = tracker()
     runs.prepare()

@@ -34,14 +34,14 @@ def select(
     """
     from pathlib import Path
 
-    from unlearning.data.selection import select, write_rows
+    from unlearning.data.selection import write_rows
     from unlearning.models.bundle import read_bundle
-    from unlearning_components.surroundings import check_fit, fetch_manifest, request_for, stage
+    from unlearning_components.surroundings import fetch_manifest, rows_for, stage
 
     with stage(run, "select") as record:
         data = fetch_manifest(manifest)
-        check_fit(read_bundle(Path(original.path)).card, data)
-        chosen = select(data, request_for(request, targets), retain_per_class=retain_per_class, seed=seed)
+        card = read_bundle(Path(original.path)).card
+        chosen = rows_for(card, data, request, targets, retain_per_class=retain_per_class, seed=seed)
         parts = ("forget", "retain", "available", "holdout_forget", "holdout_retain")
         rows = {part: getattr(chosen, part) for part in parts}
         meta = {"manifest": data.digest, "forget_classes": list(chosen.forget_classes), "request": request}
@@ -49,6 +49,6 @@ def select(
             write_rows(artifact.path, meta=meta, **{part: rows[part] for part in kept})
             artifact.metadata.update({"manifest": data.digest, **{part: str(len(rows[part])) for part in kept}})
         counts = {f"rows.{part}": float(len(values)) for part, values in rows.items()}
-        record.dataset(data.card.name, data.digest, "training", rows=len(data), source=data.card.source)
-        record.metrics(counts)
-        record.summary(counts)
+        for tracked in (record, record.pipeline):
+            tracked.dataset(data.card.name, data.digest, "training", rows=len(data), source=data.card.source)
+            tracked.metrics(counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -84,9 +85,10 @@ def run(
     from unlearning_pipelines.runs import run_pipeline
 
     arguments = parse(pipeline, set_ or [])
+    parameters = {**defaults(pipeline), **arguments}
     if "model" not in arguments:
-        ensure_default_model(defaults(pipeline)["model"], seed=0)
-    check_run({**defaults(pipeline), **arguments}, request="class")
+        ensure_default_model(parameters, request="class")
+    check_run(parameters, request="class")
     with stages_shown() as on_stage:
         result = run_pipeline(pipeline, arguments, on_stage=on_stage)
     show_result(result)
@@ -103,7 +105,7 @@ def methods(as_json: Json = False) -> None:
         return
     for name, row in METHODS.items():
         _say(f"{name}\n  {row.title} ({row.source})")
-        _say(f"  reads: {row.data}; forgets by: {', '.join(row.requests)}\n  {row.claim}")
+        _say(f"  reads: {', '.join(row.reads) or 'no data'}; forgets by: {', '.join(row.requests)}\n  {row.claim}")
 
 
 @app.command(name="compile")
@@ -211,11 +213,18 @@ def main() -> None:
     """Run the command; an error of ours is one line on standard error, without a traceback."""
     from unlearning.errors import UnlearningError
 
+    def stop(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)  # so that a run that is told to stop still ends its stages and its MLflow run
     try:
-        app()
+        app(prog_name="unlearn")
     except UnlearningError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or 'no file'}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

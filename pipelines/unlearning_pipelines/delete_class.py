@@ -61,6 +61,7 @@ def delete_class(
             targets=forget,
             retain_per_class=retain_per_class,
             seed=seed,
+            policy=policy,
         )
     )
     run, original = loaded.outputs["Output"], loaded.outputs["original"]

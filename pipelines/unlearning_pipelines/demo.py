@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from unlearning_components.surroundings import tracker
-from unlearning_pipelines.deployment import DIGITS_RECIPE, train_model
+from unlearning_pipelines.deployment import DIGITS, check_before_training, train_model
 from unlearning_pipelines.local import OnStage
 from unlearning_pipelines.parameters import defaults
-from unlearning_pipelines.preflight import check_run, check_services
+from unlearning_pipelines.preflight import check_run
 from unlearning_pipelines.runs import Result, run_pipeline
 
 MODEL = "digits-demo"
@@ -47,20 +47,14 @@ def run_demo(forget: Sequence[str], *, seed: int) -> Result:
         seed: Of every random choice.
     """
     out = console()
-    check_services()
+    arguments = {"model": f"models:/{MODEL}@champion", "register_as": MODEL, "forget": list(forget), "seed": seed}
+    parameters = {**defaults("delete_class"), **arguments}
+    check_before_training(parameters, request="class")
     out.print("[bold]1[/]  Training a classifier of handwritten digits: the model in production")
-    trained = train_model(
-        name=MODEL,
-        manifest="digits",
-        architecture="allcnn",
-        arguments={"width": 0.25},
-        recipe=DIGITS_RECIPE,
-        seed=seed,
-    )
+    trained = train_model(name=MODEL, **DIGITS, seed=seed)
     out.print(f"   models:/{MODEL}@champion is version {trained['version']}, {trained['accuracy.test']:.1%} right")
     out.print(f"[bold]2[/]  Forgetting class {', '.join(forget)}: a Kubeflow pipeline of nine stages, on this machine")
-    arguments = {"model": f"models:/{MODEL}@champion", "register_as": MODEL, "forget": list(forget), "seed": seed}
-    check_run({**defaults("delete_class"), **arguments}, request="class")
+    check_run(parameters, request="class")
     with stages_shown() as on_stage:
         result = run_pipeline("delete_class", arguments, on_stage=on_stage)
     out.print("[bold]3[/]  The verdict")

@@ -6,15 +6,46 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearning.config import as_plain, build
 from unlearning.errors import ModelError, UsageError
 from unlearning_components.surroundings import fetch_manifest, open_for, stage, store, tracker
-from unlearning_pipelines.preflight import check_services, claim_home
+from unlearning_pipelines.preflight import check_registered, check_run, check_services, claim_home, known
+
+if TYPE_CHECKING:
+    from unlearning.data.manifest import Manifest
+    from unlearning.models.bundle import ModelCard
 
 DIGITS_RECIPE = {"epochs": 15, "learning_rate": 0.005, "batch_size": 64}
 """What `unlearn train` does when nothing is said, on the bundled digits: above 97% on held-out rows in seconds."""
+
+DIGITS: Mapping[str, Any] = {
+    "manifest": "digits",
+    "architecture": "allcnn",
+    "arguments": {"width": 0.25},
+    "recipe": DIGITS_RECIPE,
+}
+"""The bundled model of the demo and of the pipelines' defaults, as `train_model` takes it."""
+
+
+def card_to_train(
+    data: Manifest, architecture: str, arguments: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> ModelCard:
+    """The card of a model that is yet to be trained on a manifest."""
+    from unlearning.models.bundle import ModelCard
+
+    return ModelCard(
+        architecture=architecture,
+        arguments=dict(arguments),
+        input_shape=data.card.input_shape,
+        outputs=len(data.card.classes),
+        classes=data.card.classes,
+        mean=data.card.mean,
+        std=data.card.std,
+        manifest_sha256=data.digest,
+        recipe=dict(recipe),
+    )
 
 
 def train_model(
@@ -44,25 +75,16 @@ def train_model(
     from unlearning.data.samples import Rows
     from unlearning.metrics.accuracy import accuracy
     from unlearning.models.architectures import build as build_network
-    from unlearning.models.bundle import ModelCard, save_bundle
+    from unlearning.models.bundle import save_bundle
     from unlearning.progress import shown
-    from unlearning.tracking import promote_bundle
+    from unlearning.tracking import check_name, promote_bundle
     from unlearning.training import Recipe, best_device, build_seeded, generator, predict, train
 
     follow = build(Recipe, recipe, what="recipe")
+    check_name(name)
     check_services()
     data = fetch_manifest(manifest)
-    card = ModelCard(
-        architecture=architecture,
-        arguments=dict(arguments),
-        input_shape=data.card.input_shape,
-        outputs=len(data.card.classes),
-        classes=data.card.classes,
-        mean=data.card.mean,
-        std=data.card.std,
-        manifest_sha256=data.digest,
-        recipe={**as_plain(follow), "seed": seed},
-    )
+    card = card_to_train(data, architecture, arguments, {**as_plain(follow), "seed": seed})
     network = build_seeded(
         lambda: build_network(architecture, arguments, input_shape=card.input_shape, outputs=card.outputs), seed
     )
@@ -113,11 +135,13 @@ def import_model(
     Returns:
         model_uri, name, version and digest, as JSON types.
     """
-    from unlearning.models.bundle import ModelCard
+    from unlearning.models.bundle import WEIGHTS, ModelCard
     from unlearning.models.importing import find_weights, import_checkpoint
-    from unlearning.tracking import Registry, promote_bundle
+    from unlearning.tracking import Registry, check_name, promote_bundle
 
+    check_name(name)
     check_services()
+    check_registered(source)
     data = fetch_manifest(manifest)
     if len(mean) != len(std):
         raise UsageError(f"wanted as many values for --mean as for --std, got {len(mean)} and {len(std)}")
@@ -137,6 +161,7 @@ def import_model(
         path = Path(source)
         if source.startswith("models:/"):
             path = find_weights(Registry(runs).fetch(source, Path(folder, "fetched")))
+            path = path / WEIGHTS if path.is_dir() else path
         elif not path.is_file():
             raise ModelError(f"no weights at {source}: give a .safetensors, .pt, .pth or .th file, or models:/NAME/3")
         bundle = import_checkpoint(path, card, Path(folder, "bundle"))
@@ -149,18 +174,34 @@ def import_model(
     return result
 
 
-def ensure_default_model(uri: str, *, seed: int) -> None:
-    """Train the bundled digits classifier when the pipelines' default model is not there yet."""
-    from unlearning_pipelines.preflight import known
+def check_before_training(parameters: Mapping[str, Any], *, request: str) -> None:
+    """Nothing, when a deletion pipeline with these parameters can start once the digits classifier is trained.
 
+    Args:
+        parameters: All of the pipeline's; its model is the one to be trained.
+        request: The kind of target that the pipeline forgets.
+
+    Raises:
+        UnlearningError: As for `check_run`.
+    """
+    digits = fetch_manifest(DIGITS["manifest"])
+    card = card_to_train(digits, DIGITS["architecture"], DIGITS["arguments"], DIGITS["recipe"])
+    check_run(parameters, request=request, card=card)
+
+
+def ensure_default_model(parameters: Mapping[str, Any], *, request: str) -> None:
+    """Train the bundled digits classifier when the pipeline's default model is not there yet.
+
+    Args:
+        parameters: All of the pipeline's, its model the default one; checked before anything is trained.
+        request: The kind of target that the pipeline forgets.
+
+    Raises:
+        UnlearningError: As for `check_run`.
+    """
+    uri = parameters["model"]
     if known(uri):
         return
+    check_before_training(parameters, request=request)
     print(f"no model at {uri} yet: training the bundled digits classifier first", flush=True)
-    train_model(
-        name=uri.removeprefix("models:/").partition("@")[0],
-        manifest="digits",
-        architecture="allcnn",
-        arguments={"width": 0.25},
-        recipe=DIGITS_RECIPE,
-        seed=seed,
-    )
+    train_model(name=uri.removeprefix("models:/").partition("@")[0], **DIGITS, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from unlearning.errors import PipelineError, UnlearningError
 
 OnStage = Callable[[str, str], None]
 """Called with a stage's name and "started", "finished" or "failed"."""
+OnRun = Callable[[str], None]
+"""Called with the id of the pipeline's MLflow run as soon as there is one."""
 
 _RUN = re.compile(r"^\s*tracked as MLflow run ([0-9a-f]+)$")
 _TASK = re.compile(r"(?:Executing task|Task) '([a-z0-9-]+)'(?: finished with status (\w+))?")
@@ -42,7 +45,9 @@ class LocalRun:
     error: UnlearningError | None
 
 
-def run_locally(pipeline: str, arguments: Mapping[str, Any], *, root: Path, on_stage: OnStage) -> LocalRun:
+def run_locally(
+    pipeline: str, arguments: Mapping[str, Any], *, root: Path, on_stage: OnStage, on_run: OnRun | None = None
+) -> LocalRun:
     """Run a pipeline to its end, one stage after the other.
 
     Args:
@@ -50,6 +55,7 @@ def run_locally(pipeline: str, arguments: Mapping[str, Any], *, root: Path, on_s
         arguments: Its parameters; what is left out keeps its default.
         root: Where KFP keeps the run's artifacts, and the log `<number>.log`.
         on_stage: Told of every stage that starts and ends.
+        on_run: Told of the MLflow run.
     """
     root.mkdir(parents=True, exist_ok=True)
     log = next(path for number in range(1, 10**6) if not (path := root / f"run-{number}.log").exists())
@@ -57,21 +63,25 @@ def run_locally(pipeline: str, arguments: Mapping[str, Any], *, root: Path, on_s
     command = [sys.executable, "-m", "unlearning_pipelines.local", pipeline, json.dumps(dict(arguments)), str(results)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     mlflow_run, error, stage = "", None, ""
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        with log.open("w") as file:
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,
+        ) as child,
+    ):
+        try:
             for line in child.stdout or ():
                 file.write(line)
                 plain = _COLOUR.sub("", line.rstrip())
                 if found := _RUN.match(plain):
+                    if on_run is not None and not mlflow_run:
+                        on_run(found[1])
                     mlflow_run = found[1]
                 elif found := _TASK.search(plain):
                     stage, status = found[1].replace("-", "_"), found[2]
@@ -80,11 +90,11 @@ def run_locally(pipeline: str, arguments: Mapping[str, Any], *, root: Path, on_s
                     error = _named(found[1], found[2])
                 elif error is None and (found := _OTHER_ERROR.match(plain)):
                     error = PipelineError(f"{found[1]}: {found[2]} (stage {stage or 'none'}; the log is {log})")
-        child.wait()
-    finally:
-        if child.poll() is None:
+            child.wait()
+        except BaseException:
             os.killpg(child.pid, signal.SIGTERM)
             child.wait()
+            raise
     if child.returncode == 0 and results.is_file():
         return LocalRun(outputs=json.loads(results.read_text()), mlflow_run=mlflow_run, log=log, error=None)
     if error is None:
@@ -113,6 +123,7 @@ def main() -> None:
 
     from unlearning_pipelines.catalogue import PIPELINES
 
+    sys.executable = shlex.quote(sys.executable)  # the runner puts it into a shell's command as it is
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(results.parent))
     chosen = PIPELINES[pipeline] if pipeline in PIPELINES else components.load_component_from_file(pipeline)
     outputs = chosen(**arguments).outputs

@@ -6,19 +6,21 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearning.errors import UsageError
 from unlearning.settings import Settings
 from unlearning_components.surroundings import (
-    check_fit,
     facts_of,
     fetch_manifest,
     fetch_model,
-    request_for,
+    rows_for,
     store,
     tracker,
 )
+
+if TYPE_CHECKING:
+    from unlearning.models.bundle import ModelCard
 
 MARKER = "kfp-unlearning.json"
 
@@ -63,51 +65,61 @@ def check_services() -> None:
     store().check()
 
 
-def check_run(parameters: Mapping[str, Any], *, request: str) -> None:
+def check_run(parameters: Mapping[str, Any], *, request: str, card: ModelCard | None = None) -> None:
     """Nothing, when a deletion pipeline with these parameters can start: method, policy, model, data and rows fit.
 
     Args:
         parameters: All of the pipeline's, defaults included.
         request: The kind of target that the pipeline forgets.
+        card: Of the model, where it is not there to be fetched yet.
 
     Raises:
         UnlearningError: The first thing that is wrong, in the class that says what to mend.
     """
-    from unlearning.data.selection import select
     from unlearning.methods import method
     from unlearning.policy.gates import policy_with
+    from unlearning.tracking import check_name
 
     chosen = method(parameters["method"], request=request)
     policy_with(parameters["policy"])
-    wanted = request_for(request, parameters["forget"])
+    check_name(parameters["register_as"])
     check_services()
     data = fetch_manifest(parameters["manifest"])
-    with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
-        card = fetch_model(parameters["model"], Path(folder, "bundle")).card
-    check_fit(card, data)
-    rows = select(data, wanted, retain_per_class=parameters["retain_per_class"], seed=parameters["seed"])
-    again = [name for name in (data.card.classes[index] for index in rows.forget_classes) if name in card.forgotten]
-    if again:
-        raise UsageError(f"the model has already forgotten {', '.join(again)}: nothing to do")
+    if card is None:
+        check_registered(parameters["model"])
+        with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
+            card = fetch_model(parameters["model"], Path(folder, "bundle")).card
+    amount = {name: parameters[name] for name in ("retain_per_class", "seed")}
+    rows = rows_for(card, data, request, parameters["forget"], **amount)
     chosen.configure(parameters["settings"], facts_of(card, rows.forget_classes, data.targets()[rows.available]))
+
+
+def check_registered(model: str) -> None:
+    """Nothing, when the model is in the registry, or its address is none of the registry's; writes nothing.
+
+    Raises:
+        ModelError: When it is not there, naming what is.
+        TrackingError: When MLflow does not answer.
+    """
+    from unlearning.errors import ModelError
+    from unlearning.tracking import Registry
+
+    if not model.startswith("models:/"):
+        return
+    uri = Settings().tracking_uri
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        # To ask would make the file.
+        raise ModelError(f"there is no model at {model}: nothing was registered yet; see `unlearn train --help`")
+    Registry(tracker()).resolve(model)
 
 
 def known(model: str) -> bool:
     """Whether there is a model at this registry address; an MLflow that does not answer is an error, not a no."""
     from unlearning.errors import ModelError
-    from unlearning.tracking import Registry
 
     check_services()
-    if not _has_registry():
-        return False
     try:
-        Registry(tracker()).resolve(model)
+        check_registered(model)
     except ModelError:
         return False
     return True
-
-
-def _has_registry() -> bool:
-    """Asking a SQLite registry that is not there would make the file."""
-    uri = Settings().tracking_uri
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()

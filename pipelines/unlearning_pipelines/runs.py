@@ -45,11 +45,18 @@ def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnSta
         on_stage: Told of every stage that starts and ends.
 
     Raises:
-        UnlearningError: What stopped the run; its MLflow run is then FAILED.
+        UnlearningError: What stopped the run; its MLflow run is then FAILED. When this process is told to stop, the
+            stages are stopped too, and the MLflow run is KILLED.
     """
     root = claim_home() / "runs"
     began = time.monotonic()
-    ended = run_locally(pipeline, arguments, root=root, on_stage=on_stage)
+    opened: list[str] = []
+    try:
+        ended = run_locally(pipeline, arguments, root=root, on_stage=on_stage, on_run=opened.append)
+    except BaseException:
+        for run in opened:
+            tracker().close(run, "KILLED")
+        raise
     if ended.error is not None:
         if ended.mlflow_run:
             tracker().close(ended.mlflow_run, "FAILED")

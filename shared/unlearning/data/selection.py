@@ -59,7 +59,9 @@ class Selection:
         retain: All other train rows.
         available: The part of `retain` that a method may use.
         holdout_forget: Test rows that the same rule picks; empty for samples.
-        holdout_retain: All other test rows.
+        holdout_retain: All other test rows that a verdict may use.
+        calibration: Rows never trained on, for methods that watch themselves: the validation split; without one, and
+            when rows rather than classes are forgotten, a quarter of the other test rows, which no verdict then uses.
         forget_classes: Class indices when whole classes are forgotten, else empty.
         manifest_digest: Of the manifest whose rows these are.
     """
@@ -69,6 +71,7 @@ class Selection:
     available: RowNumbers
     holdout_forget: RowNumbers
     holdout_retain: RowNumbers
+    calibration: RowNumbers
     forget_classes: tuple[int, ...]
     manifest_digest: str
 
@@ -109,10 +112,17 @@ def select(manifest: Manifest, request: ForgetRequest, *, retain_per_class: int 
     if not len(holdout_retain) or (classes and not len(holdout_forget)):
         what = "the classes to forget" if len(holdout_retain) else "what is retained"
         raise DataError(f"the manifest has no test rows of {what}: add some, the result could not be measured")
+    validation = manifest.rows("validation")
+    calibration = validation[~picked[validation]]
+    if not len(calibration) and request.kind != "class":
+        order = np.random.default_rng([seed, _CALIBRATION]).permutation(len(holdout_retain))
+        calibration = np.sort(holdout_retain[order[: len(holdout_retain) // 4]])
+        holdout_retain = np.setdiff1d(holdout_retain, calibration, assume_unique=True)
     return Selection(
         forget=forget,
         retain=retain,
         available=_draw(retain, targets[retain], retain_per_class, seed),
+        calibration=calibration,
         holdout_forget=holdout_forget,
         holdout_retain=holdout_retain,
         forget_classes=classes,
@@ -208,7 +218,8 @@ def exact_duplicates(inputs: np.ndarray[Any, Any], rows_a: RowNumbers, rows_b: R
     return sum(_fingerprint(inputs[row]) in seen for row in rows_b)
 
 
-_PARTS = ("forget", "retain", "available", "holdout_forget", "holdout_retain")
+_PARTS = ("forget", "retain", "available", "holdout_forget", "holdout_retain", "calibration")
+_CALIBRATION = 1 << 32  # no class index: its draw is its own
 
 
 def _rows_of(manifest: Manifest, request: ForgetRequest, train: RowNumbers) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -45,7 +45,7 @@ class Method:
         source: Where it comes from.
         module: Holds `configure(settings, facts)` and a function for each stage that the method has.
         stages: Those stages; for the others a pipeline passes its model through.
-        data: What it reads: "retain subset", "forget + retain subset", "none".
+        reads: The rows that it reads: "forget", "retain", "calibration"; empty: no data of any kind.
         requests: The kinds of request that it serves: "class", "subject", "sample".
         claim: What a pass means, and what it does not.
     """
@@ -54,7 +54,7 @@ class Method:
     source: str
     module: str
     stages: tuple[str, ...]
-    data: str
+    reads: tuple[str, ...]
     requests: tuple[str, ...]
     claim: str
 
@@ -74,7 +74,7 @@ METHODS: dict[str, Method] = {
         source="arXiv:2111.08947",
         module="unlearning.methods.unsir",
         stages=("synthesize", "impair", "repair"),
-        data="retain subset",
+        reads=("retain",),
         requests=("class",),
         claim="Suppresses whole classes without touching their data; says nothing of single rows or features.",
     ),

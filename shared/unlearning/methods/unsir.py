@@ -14,18 +14,39 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearning.config import build
 from unlearning.data.samples import Joined, Samples
 from unlearning.methods import Facts
+from unlearning.methods.noise import (
+    Noise,
+    NoiseSamples,
+    finite_objective,
+    learn_noise,
+    noise_objective,
+    resolved_penalty,
+)
 from unlearning.progress import Progress, silent
-from unlearning.training import device_of, evaluating, optimise, seeded
+from unlearning.training import device_of, optimise, seeded
+
+__all__ = [
+    "PRESETS",
+    "RATES",
+    "Noise",
+    "NoiseSamples",
+    "UnsirConfig",
+    "configure",
+    "effective_penalty",
+    "impair",
+    "noise_objective",
+    "repair",
+    "synthesize",
+]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -133,45 +154,9 @@ def configure(settings: Mapping[str, Any], facts: Facts) -> UnsirConfig:
     return build(UnsirConfig, {**chosen, **settings}, what="unsir settings")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
-    """Learned noise, one bank of images per forgotten class.
-
-    Attributes:
-        images: Shape (K, B, ...), in the model's normalised input space; B is 0 without noise.
-        classes: The forgotten class that each bank belongs to, shape (K,), int64.
-        objective: Per noise step, the mean over classes of -CE + penalty; falls when noise gets worse to classify.
-        buffers: BatchNorm statistics that the synthesis left behind; empty unless they were let drift.
-    """
-
-    images: Tensor
-    classes: Tensor
-    objective: list[float] = field(default_factory=list)
-    buffers: dict[str, Tensor] = field(default_factory=dict)
-
-
-def noise_objective(logits: Tensor, noise: Tensor, label: int | Tensor, *, penalty: float) -> Tensor:
-    r"""J(N) = -CE(f(N), c) + penalty * mean over images of the squared L2 norm.
-
-    Args:
-        logits: f(N), shape (B, C).
-        noise: N, shape (B, ...).
-        label: c, one class for the batch, or one for each image, shape (B,).
-        penalty: lambda, >= 0; per unit of squared norm.
-
-    Returns:
-        Scalar in nats, averaged over images; lower: further from the class.
-    """
-    labels = torch.as_tensor(label, device=logits.device).expand(len(logits))
-    return penalty * noise.flatten(1).square().sum(1).mean() - F.cross_entropy(logits, labels)
-
-
 def effective_penalty(config: UnsirConfig, input_size: int) -> float:
-    """Lambda for inputs of this many values: above 3 x 32 x 32, the initial penalty stays what it is at that size.
-
-    Smaller inputs keep lambda as it is: scaled up, the penalty outweighs the error there, and the noise stays weak.
-    """
-    return config.penalty * (min(1.0, 3072 / input_size) if config.scale_penalty else 1.0)
+    """Lambda for inputs of this many values, resolved unless `scale_penalty` is off."""
+    return resolved_penalty(config.penalty, input_size) if config.scale_penalty else config.penalty
 
 
 def synthesize(
@@ -202,28 +187,21 @@ def synthesize(
     if config.noise == "none":
         return Noise(images=torch.empty((K, 0, *input_shape)), classes=classes)
     start = torch.randn((K, config.noise_batch, *input_shape), generator=generator)
-    network = copy.deepcopy(original).requires_grad_(False)
     if config.noise_batchnorm == "training":
+        network = copy.deepcopy(original).requires_grad_(False)
         with seeded(generator.initial_seed(), device):  # for dropout
             return _synthesize_in_training_mode(network, start.to(device), classes, config, progress)
-    penalty = effective_penalty(config, math.prod(input_shape))
-    N = start.flatten(0, 1).to(device).requires_grad_()  # (K * B, ...)
-    labels = classes.to(device).repeat_interleave(config.noise_batch)  # (K * B,)
-    optimiser = torch.optim.Adam([N], lr=config.noise_learning_rate)
-    objective: list[float] = []
-    with evaluating(network):
-        for step in range(config.noise_steps):
-            optimiser.zero_grad(set_to_none=True)
-            total = 0.0
-            for rows in torch.arange(len(N), device=device).split(config.noise_chunk):
-                part = N[rows]
-                J = noise_objective(network(part), part, labels[rows], penalty=penalty)
-                (J * len(rows) / config.noise_batch).backward()  # sum of class means
-                total += J.item() * len(rows) / len(N)
-            optimiser.step()
-            objective.append(_finite(total, step))
-            progress("synthesize", step + 1, config.noise_steps, total)
-    images = N.detach().cpu().view(K, config.noise_batch, *input_shape)
+    images, objective = learn_noise(
+        original,
+        start,
+        classes,
+        maximise=True,
+        penalty=effective_penalty(config, math.prod(input_shape)),
+        steps=config.noise_steps,
+        optimiser=lambda noise: torch.optim.Adam(noise, lr=config.noise_learning_rate),
+        chunk=config.noise_chunk,
+        progress=progress,
+    )
     return Noise(images=images, classes=classes, objective=objective)
 
 
@@ -243,52 +221,11 @@ def _synthesize_in_training_mode(
             J = noise_objective(network(N), N, c, penalty=penalty)
             J.backward()
             optimiser.step()
-            objective[step] += _finite(J.item(), step) / len(classes)
+            objective[step] += finite_objective(J.item(), step) / len(classes)
             progress("synthesize", k * config.noise_steps + step + 1, len(classes) * config.noise_steps, J.item())
         banks.append(N.detach().cpu())
     buffers = {name: buffer.detach().cpu().clone() for name, buffer in network.named_buffers()}
     return Noise(images=torch.stack(banks), classes=classes, objective=objective, buffers=buffers)
-
-
-def _finite(objective: float, step: int) -> float:
-    if not math.isfinite(objective):
-        raise FloatingPointError(
-            f"synthesize: the objective became {objective} at step {step + 1}; lower noise_learning_rate"
-        )
-    return objective
-
-
-class NoiseSamples:
-    """The impair set's noise: each class's bank repeated to `per_class` images; only indices are repeated.
-
-    Args:
-        noise: The banks.
-        per_class: Images per forgotten class, cycling through the bank.
-        distinct: How many images of each bank are used; 0: all.
-        labels: "own": each bank's class; "first": the first class for all.
-    """
-
-    def __init__(self, noise: Noise, *, per_class: int, distinct: int = 0, labels: str = "own") -> None:
-        K, B = noise.images.shape[:2]
-        used = min(distinct or B, B)
-        count = per_class if used else 0
-        self._images = noise.images
-        self._bank = torch.arange(K).repeat_interleave(count)
-        self._image = (torch.arange(count) % max(used, 1)).repeat(K)
-        self._targets = noise.classes[self._bank] if labels == "own" else noise.classes[:1].expand(K * count)
-
-    @property
-    def targets(self) -> Tensor:
-        """The label that each noise image is trained with, shape (K * per_class,)."""
-        return self._targets
-
-    def __len__(self) -> int:
-        """K * per_class, or 0 without noise."""
-        return len(self._bank)
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise images and their labels; already in normalised input space."""
-        return self._images[self._bank[rows], self._image[rows]], self._targets[rows]
 
 
 def impair(
@@ -333,6 +270,7 @@ def repair(
     model: nn.Module,
     retain: Samples,
     *,
+    noise: Noise | None = None,
     config: UnsirConfig,
     generator: torch.Generator,
     progress: Progress = silent,
@@ -342,6 +280,7 @@ def repair(
     Args:
         model: The impaired model; left unchanged.
         retain: The retain samples at hand, with their true labels.
+        noise: Not used; for methods whose proxies stand in for retain data.
         config: From `configure`.
         generator: Of the order.
         progress: Called after every step.

@@ -70,6 +70,11 @@ def compare_classifiers(
         drop = metrics[f"{part}_accuracy.{split}.original"] - metrics[f"{part}_accuracy.{split}.unlearned"]
         metrics[f"{part}_accuracy_drop.{split}"] = drop
         errors[f"{part}_accuracy_drop.{split}"] = _paired_error(original[name], unlearned[name])
+    for model, outputs in models.items():
+        unseen = "forget.test" if "forget.test" in outputs else "retain.test"
+        names = [f"{name.split('.')[0]}_accuracy.{name.split('.')[1]}.{model}" for name in ("forget.train", unseen)]
+        metrics[f"seen_gap.forget.{model}"] = metrics[names[0]] - metrics[names[1]]
+        errors[f"seen_gap.forget.{model}"] = math.hypot(errors[names[0]], errors[names[1]])
     counts = {
         f"{split}.{model}": sum(
             confusion(outputs[name].logits, outputs[name].targets, classes=len(classes))

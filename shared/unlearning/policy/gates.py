@@ -52,6 +52,22 @@ CLASS_POLICY: Policy = {
 """For class requests without a retrained reference: held-out rows of the class stand in for it."""
 
 
+ROWS_POLICY: Policy = {
+    "seen_gap.forget.unlearned": Bound(
+        low=-0.05, high=0.05, why="forgotten rows are classified as well as rows never trained on, no better, no worse"
+    ),
+    "retain_accuracy_drop.test": Bound(high=0.05, why="the model still works"),
+    "worst_class_drop.test": Bound(high=0.25, why="no single class pays for it"),
+    "membership_auc.entropy.forget.unlearned": CLASS_POLICY["membership_auc.entropy.forget.unlearned"],
+    "membership_auc.loss.forget.unlearned": CLASS_POLICY["membership_auc.loss.forget.unlearned"],
+    "weights_changed": CLASS_POLICY["weights_changed"],
+}
+"""For requests that name rows or people: forgetting is looking like unseen rows, which is not an accuracy of 0."""
+
+POLICIES: Mapping[str, Policy] = {"class": CLASS_POLICY, "sample": ROWS_POLICY, "subject": ROWS_POLICY}
+"""The default policy for each kind of request."""
+
+
 def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) -> dict[str, Bound]:
     """The default policy with some bounds replaced.
 

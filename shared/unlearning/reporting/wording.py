@@ -21,6 +21,7 @@ _QUANTITIES = {
     "retain_accuracy": "accuracy{of} on {rows} of the other classes",
     "forget_accuracy_drop": "accuracy lost{of} on {rows} of the forgotten classes",
     "retain_accuracy_drop": "accuracy lost{of} on {rows} of the other classes",
+    "seen_gap": "accuracy{of} on {rows} less that on unseen ones",
     "worst_class_drop": "largest accuracy loss of any one other class{of} on {rows}",
     "membership_auc": "membership-attack AUC{by}{of} on {rows}",
     "membership_tpr_at_1_percent_fpr": "members found{by}{of} at 1% false alarms among {rows}",
@@ -75,7 +76,7 @@ def amount(metric: str, value: float | None, *, against: float | None = None) ->
     if value is None:
         return "not measured"
     quantity = metric.split(".")[0]
-    if quantity.endswith("_drop"):
+    if quantity.endswith(("_drop", "_gap")):
         return _apart(100 * value, against and 100 * against, "f", 1) + " points"
     if "accuracy" in quantity or "tpr" in quantity or quantity == "entropy_attack":
         return percent(value, against=against)

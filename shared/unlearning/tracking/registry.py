@@ -78,8 +78,7 @@ class Registry:
         Raises:
             TrackingError: When MLflow refuses, or a server needs the folder.
         """
-        if not re.fullmatch(r"[^/:@'\"`\\%]{1,200}", name):
-            raise TrackingError(f"a registered model cannot be called {name!r}: use letters, digits, dots and dashes")
+        check_name(name)
         in_store = bundle_uri.startswith("s3://") or not self._tracker.is_server
         labels = {
             **(tags or {}),
@@ -247,6 +246,16 @@ class Registry:
             f'the registered model "{name}" has no "{wanted}": its aliases are {", ".join(aliases) or "none"}, its '
             f"versions {', '.join(numbers) or 'none'}"
         )
+
+
+def check_name(name: str) -> None:
+    """Nothing, when a registered model can have this name in every MLflow.
+
+    Raises:
+        TrackingError: When it cannot.
+    """
+    if not re.fullmatch(r"[^/:@'\"`\\%]{1,200}", name):
+        raise TrackingError(f"a registered model cannot be called {name!r}: use letters, digits, dots and dashes")
 
 
 def _plain(found: Any) -> RegisteredVersion:

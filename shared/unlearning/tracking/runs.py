@@ -385,6 +385,11 @@ class StageRun:
         self.parent_run_id = parent_run_id
         self._tracker = tracker
 
+    @property
+    def pipeline(self) -> "StageRun":
+        """The pipeline's run, to be written to in the same ways: what a reader wants without opening a stage."""
+        return StageRun(self._tracker, self.parent_run_id, self.parent_run_id)
+
     def params(self, values: Mapping[str, Any]) -> None:
         """Writes parameters, which never change afterwards."""
         self._tracker._params(self.run_id, values)
@@ -408,8 +413,7 @@ class StageRun:
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Writes metrics to the pipeline's run, where the comparison of runs looks."""
-        rows = [(key, float(value), 0) for key, value in values.items()]
-        self._tracker._metrics(self.parent_run_id, rows)
+        self.pipeline.metrics(values)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Writes tags, over older ones of the same name."""

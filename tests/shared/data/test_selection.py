@@ -90,6 +90,20 @@ def test_a_sample_request_has_no_forget_rows_in_the_test_split() -> None:
     }
 
 
+def test_calibration_is_the_validation_split_without_what_is_forgotten() -> None:
+    assert select(SMALL, ForgetRequest("class", ("kind 1",)), seed=0).calibration.tolist() == [9]
+    assert select(SMALL, ForgetRequest("subject", ("bob",)), seed=0).calibration.tolist() == [9]
+    assert 9 not in select(SMALL, ForgetRequest("subject", ("ann",)), seed=0).calibration
+
+
+def test_without_a_validation_split_a_quarter_of_the_test_rows_calibrates_a_request_for_rows() -> None:
+    data = manifest([0, 1] * 10, ["train"] * 8 + ["test"] * 12, [None] * 20, 2)
+    chosen = select(data, ForgetRequest("sample", ("id-0",)), seed=0)
+    assert len(chosen.calibration) == 3
+    assert sorted([*chosen.calibration, *chosen.holdout_retain]) == list(range(8, 20))
+    assert select(data, ForgetRequest("class", ("kind 0",)), seed=0).calibration.tolist() == []
+
+
 def test_a_name_and_its_index_are_one_class_and_repeats_count_once() -> None:
     once = select(SMALL, ForgetRequest("class", ("kind 1",)), seed=0)
     assert rows(select(SMALL, ForgetRequest("class", ("1", "kind 1", "1")), seed=0)) == rows(once)
@@ -175,7 +189,9 @@ def test_forget_and_retain_share_out_the_train_split_and_available_keeps_to_its_
     data, request, cap, seed = case
     chosen = select(data, request, retain_per_class=cap, seed=seed)
     assert sorted([*chosen.forget, *chosen.retain]) == data.rows("train").tolist()
-    assert sorted([*chosen.holdout_forget, *chosen.holdout_retain]) == data.rows("test").tolist()
+    held_out = [*chosen.holdout_forget, *chosen.holdout_retain]
+    assert sorted({*held_out, *chosen.calibration} & {*data.rows("test")}) == data.rows("test").tolist()
+    assert not {*held_out} & {*chosen.calibration}
     targets = data.targets()
     available = np.bincount(targets[chosen.available], minlength=3)
     retained = np.bincount(targets[chosen.retain], minlength=3)

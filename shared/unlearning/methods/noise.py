@@ -1,0 +1,186 @@
+"""Learned inputs: noise that a network finds as wrong, or as right, for a class as can be, and samples made of it.
+
+Shared by the methods that unlearn with it (UNSIR, EMMN). The network is frozen and in eval mode while noise is
+learned, so that images cannot affect each other: banks of all classes are learned together, with the same result.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlearning.progress import Progress, silent
+from unlearning.training import device_of, evaluating
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Learned noise: one bank of images per forgotten class and, without data, proxies of the retain classes.
+
+    Attributes:
+        images: Shape (K, B, ...), in the model's normalised input space; B is 0 without noise.
+        classes: The forgotten class that each bank belongs to, shape (K,), int64.
+        objective: Per noise step, the mean over classes of -CE + penalty; falls when noise gets worse to classify.
+        buffers: BatchNorm statistics that the synthesis left behind; empty unless they were let drift.
+        proxies: Images that stand in for the retain classes, shape (K', B', ...); empty for a method with data.
+        proxy_classes: The retain class of each bank of proxies, shape (K',), int64.
+        proxy_objective: Per proxy step, the mean over classes of CE + penalty.
+    """
+
+    images: Tensor
+    classes: Tensor
+    objective: list[float] = field(default_factory=list)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    proxies: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    proxy_classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    proxy_objective: list[float] = field(default_factory=list)
+
+
+def noise_objective(
+    logits: Tensor, noise: Tensor, label: int | Tensor, *, penalty: float, maximise: bool = True
+) -> Tensor:
+    r"""J(N) = -CE(f(N), c) + penalty * mean over images of the squared L2 norm; +CE for error-minimising noise.
+
+    Args:
+        logits: f(N), shape (B, C).
+        noise: N, shape (B, ...).
+        label: c, one class for the batch, or one for each image, shape (B,).
+        penalty: lambda, >= 0; per unit of squared norm.
+        maximise: Whether the error of the label is to grow; otherwise it is to shrink.
+
+    Returns:
+        Scalar in nats, averaged over images; lower: further from the class, or closer to it.
+    """
+    labels = torch.as_tensor(label, device=logits.device).expand(len(logits))
+    error = F.cross_entropy(logits, labels)
+    return penalty * noise.flatten(1).square().sum(1).mean() + (-error if maximise else error)
+
+
+def resolved_penalty(penalty: float, input_size: int) -> float:
+    """Lambda for inputs of this many values: above 3 x 32 x 32, the initial penalty stays what it is at that size.
+
+    Smaller inputs keep lambda as it is: scaled up, the penalty outweighs the error there, and the noise stays weak.
+    """
+    return penalty * min(1.0, 3072 / input_size)
+
+
+def learn_noise(
+    original: nn.Module,
+    start: Tensor,
+    classes: Tensor,
+    *,
+    maximise: bool,
+    penalty: float,
+    steps: int,
+    optimiser: Callable[[list[Tensor]], torch.optim.Optimizer],
+    chunk: int,
+    plateau: int | None = None,
+    phase: str = "synthesize",
+    progress: Progress = silent,
+) -> tuple[Tensor, list[float]]:
+    """Banks of images that the network finds as wrong (or as right) as can be for their class; the objective per step.
+
+    Args:
+        original: Left unchanged: weights, buffers and modes.
+        start: The first noise, shape (K, B, ...).
+        classes: The class of each bank, shape (K,), int64.
+        maximise: As in `noise_objective`.
+        penalty: lambda.
+        steps: Updates of all banks together.
+        optimiser: Made of the list that holds the one trainable tensor.
+        chunk: Images in one forward pass; bounds memory, changes nothing else.
+        plateau: Halve the rate after this many steps without a lower objective; None: keep it.
+        phase: Named to `progress`.
+        progress: Called after every step.
+
+    Returns:
+        Images of the shape of `start`, on the CPU; and per step the mean over banks, in nats.
+
+    Raises:
+        FloatingPointError: When the objective is not finite; the noise is then of no use.
+    """
+    device = device_of(original)
+    network = copy.deepcopy(original).requires_grad_(False)
+    K, B = start.shape[:2]
+    N = start.flatten(0, 1).to(device).requires_grad_()  # (K * B, ...)
+    labels = classes.to(device).repeat_interleave(B)  # (K * B,)
+    updates = optimiser([N])
+    schedule = (
+        torch.optim.lr_scheduler.ReduceLROnPlateau(updates, factor=0.5, patience=plateau)
+        if plateau is not None
+        else None
+    )
+    objective: list[float] = []
+    with evaluating(network):
+        for step in range(steps):
+            updates.zero_grad(set_to_none=True)
+            total = 0.0
+            for rows in torch.arange(len(N), device=device).split(chunk):
+                part = N[rows]
+                J = noise_objective(network(part), part, labels[rows], penalty=penalty, maximise=maximise)
+                (J * len(rows) / B).backward()  # sum of class means
+                total += J.item() * len(rows) / len(N)
+            updates.step()
+            objective.append(finite_objective(total, step))
+            if schedule is not None:
+                schedule.step(total)
+            progress(phase, step + 1, steps, total)
+    return N.detach().cpu().view(K, B, *start.shape[2:]), objective
+
+
+def finite_objective(objective: float, step: int) -> float:
+    """The objective, if it is a number.
+
+    Raises:
+        FloatingPointError: When it is not.
+    """
+    if not math.isfinite(objective):
+        raise FloatingPointError(
+            f"synthesize: the objective became {objective} at step {step + 1}; lower noise_learning_rate"
+        )
+    return objective
+
+
+class NoiseSamples:
+    """Banks of learned images as samples: each class's bank repeated to `per_class` images; only indices are repeated.
+
+    Args:
+        noise: The banks.
+        per_class: Images per class, cycling through the bank.
+        distinct: How many images of each bank are used; 0: all.
+        labels: "own": each bank's class; "first": the first class for all.
+    """
+
+    def __init__(self, noise: Noise, *, per_class: int, distinct: int = 0, labels: str = "own") -> None:
+        K, B = noise.images.shape[:2]
+        used = min(distinct or B, B)
+        count = per_class if used else 0
+        self._images = noise.images
+        self._bank = torch.arange(K).repeat_interleave(count)
+        self._image = (torch.arange(count) % max(used, 1)).repeat(K)
+        self._targets = noise.classes[self._bank] if labels == "own" else noise.classes[:1].expand(K * count)
+
+    @property
+    def targets(self) -> Tensor:
+        """The label that each noise image is trained with, shape (K * per_class,)."""
+        return self._targets
+
+    def __len__(self) -> int:
+        """K * per_class, or 0 without noise."""
+        return len(self._bank)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise images and their labels; already in normalised input space."""
+        return self._images[self._bank[rows], self._image[rows]], self._targets[rows]
+
+
+def proxy_samples(noise: Noise) -> NoiseSamples:
+    """The proxies of the retain classes as samples, each with its class."""
+    bank = Noise(images=noise.proxies, classes=noise.proxy_classes)
+    return NoiseSamples(bank, per_class=noise.proxies.shape[1])

@@ -1,0 +1,346 @@
+"""Whole pipelines on KFP's local runner, as people run them: a process for the run, and one for every stage."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import compiler, dsl
+from support.chain import DEFAULTS
+
+from unlearning.errors import PipelineError
+from unlearning.models.bundle import read_bundle
+from unlearning.storage import download_folder, open_store
+from unlearning.tracking import Registry, promote_bundle
+from unlearning_components.surroundings import fetch_model, store, tracker
+from unlearning_pipelines.compile import COMPILED
+from unlearning_pipelines.local import run_locally
+from unlearning_pipelines.runs import run_pipeline
+
+pytestmark = pytest.mark.slow
+
+UNLEARN = str(Path(sys.executable).with_name("unlearn"))
+STAGES = {"load_model", "select", "synthesize", "impair", "repair", "evaluate", "attack", "gate", "promote"}
+
+
+def environment(**changed: str) -> dict[str, str]:
+    """This environment without settings of ours or MLflow's."""
+    ours = re.compile("UNLEARN_|MLFLOW_")
+    kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
+    return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", **changed}
+
+
+def processes(home: Path) -> dict[int, str]:
+    """The command lines of the processes that this one has started, whose settings name this folder."""
+    parents, found = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "status").read_text()
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                settings = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            parent = re.search(r"^PPid:\s+(\d+)$", status, re.MULTILINE)
+            parents[int(entry.name)] = int(parent[1]) if parent else 0
+            if f"UNLEARN_HOME={home}\0".encode() in settings:
+                found[int(entry.name)] = line
+    return {pid: line for pid, line in found.items() if pid != os.getpid()}
+
+
+class Killer:
+    """An `on_stage` that kills the processes of one stage, once it has started and a condition holds."""
+
+    def __init__(self, home: Path, victim: str, condition: Callable[[], bool] = lambda: True) -> None:
+        self.home, self.victim, self.condition = home, victim, condition
+        self.seen: list[tuple[str, str]] = []
+        self.killed: list[int] = []
+
+    def __call__(self, stage: str, state: str) -> None:
+        self.seen.append((stage, state))
+        if (stage, state) == (self.victim, "started"):
+            threading.Thread(target=self._kill, daemon=True).start()
+
+    def _kill(self) -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not self.killed:
+            running = [
+                pid
+                for pid, line in processes(self.home).items()
+                if "executor_main" in line and f"--function_to_execute {self.victim}" in line
+            ]
+            if running and self.condition():
+                for pid in running:
+                    os.kill(pid, signal.SIGKILL)
+                self.killed = running
+            time.sleep(0.05)
+
+
+def whole_bundles(uri: str, scratch: Path) -> set[str]:
+    """The digests of the bundles that a reader finds in a store; a broken one fails the test."""
+    kept = open_store(uri)
+    digests = {key.split("/")[1] for key in kept.keys("models") if key.endswith("/card.json")}
+    for digest in digests:
+        assert read_bundle(download_folder(kept, f"models/{digest}", scratch / digest)).digest == digest
+    assert {key.split("/")[1] for key in kept.keys("models")} == digests, "half a bundle lies in the store"
+    return digests
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A finished demo, and the folder that it filled."""
+
+    home: Path
+    result: dict[str, Any]
+    out: str
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    home = tmp_path_factory.mktemp("demo") / "data"
+    ended = subprocess.run(
+        [UNLEARN, "demo", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment(UNLEARN_HOME=str(home)),
+        cwd=home.parent,
+    )
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    return Demo(home, json.loads(ended.stdout.splitlines()[-1]), ended.stdout)
+
+
+@pytest.fixture
+def at_home(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This process works in the demo's folder, too."""
+    with monkeypatch.context() as patch:
+        for name in [name for name in os.environ if re.match("UNLEARN_|MLFLOW_", name)]:
+            patch.delenv(name)
+        patch.setenv("UNLEARN_HOME", str(demo.home))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield demo.home
+
+
+def test_the_demo_says_all_that_a_script_wants_to_know(demo: Demo) -> None:
+    result = demo.result
+    assert set(result) == {"pipeline", "verdict", "metrics", "model_uri", "report", "mlflow_run_id", "seconds"}
+    assert (result["pipeline"], result["verdict"]) == ("delete_class", "pass")
+    assert result["metrics"]["forget_accuracy.test.original"] > 0.9
+    assert result["metrics"]["forget_accuracy.test.unlearned"] <= 0.05
+    assert result["metrics"]["retain_accuracy.test.unlearned"] > 0.9
+    assert set(result["seconds"]) == {*STAGES, "total"}
+    assert sum(value for name, value in result["seconds"].items() if name != "total") < result["seconds"]["total"]
+    assert len(demo.out.splitlines()) < 40
+
+
+def test_the_demo_registers_what_it_says(demo: Demo, at_home: Path, tmp_path: Path) -> None:
+    bundle = fetch_model("models:/digits-demo@champion", tmp_path / "fetched")
+    version = Registry(tracker()).version("digits-demo", "champion")
+    assert (version.version, version.bundle_uri) == (2, demo.result["model_uri"])
+    assert bundle.card.forgotten == ("3",)
+    assert len(whole_bundles(str(at_home / "store"), tmp_path / "all")) == 2
+    run = tracker().client.get_run(demo.result["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert {name: run.data.metrics[name] for name in demo.result["metrics"]} == demo.result["metrics"]
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(demo: Demo) -> None:
+    page = Path(demo.result["report"]).read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert len(page) < 2_000_000
+    loaded = re.findall(r"""(?:\bsrc|<link[^>]*\bhref)\s*=\s*["']([^"']*)""", page)
+    assert loaded
+    assert [address[:40] for address in loaded if not address.startswith("data:")] == []
+    assert re.findall(r"@import|url\((?!['\"]?(?:data:|#))", page) == []
+
+
+def test_another_class_is_forgotten_by_a_second_run_in_the_same_folder(
+    demo: Demo, at_home: Path, tmp_path: Path
+) -> None:
+    sets = ["model=models:/digits-demo@champion", "register_as=digits-demo", "forget=5"]
+    ended = subprocess.run(
+        [UNLEARN, "run", "delete_class", "--json", *(word for one in sets for word in ("--set", one))],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment(UNLEARN_HOME=str(demo.home)),
+    )
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert (ended.returncode, result["verdict"]) in ((0, "pass"), (3, "fail"), (3, "inconclusive"))
+    assert result["metrics"]["forget_accuracy.test.unlearned"] <= 0.2
+    newest = Registry(tracker()).version("digits-demo", "candidate")
+    assert newest.version == 3
+    assert fetch_model("models:/digits-demo@candidate", tmp_path / "fetched").card.forgotten == ("3", "5")
+
+
+def _tiny(source: str, model: str, **changed: Any) -> dict[str, Any]:
+    """Parameters of a short run."""
+    settings, policy = DEFAULTS["settings"], DEFAULTS["policy"]
+    return {"model": model, "manifest": source, "forget": ["two"], "settings": settings, "policy": policy, **changed}
+
+
+def _parents(before: set[str]) -> list[Any]:
+    """The pipeline runs that came since, oldest first."""
+    runs = tracker()
+    query = "tags.`unlearning.kind` = 'pipeline'"
+    found = runs.client.search_runs([runs.experiment_id], query, order_by=["attributes.start_time ASC"])
+    return [run for run in found if run.info.run_id not in before]
+
+
+def test_a_run_killed_at_promotion_changes_nothing_and_the_compiled_yaml_completes_it(
+    at_home: Path, tiny: Any, tmp_path: Path
+) -> None:
+    promote_bundle(tracker(), store(), tiny.bundle, name="tiny", run_id="", outcome="pass")
+    before = {run.info.run_id for run in _parents(set())}
+    arguments = _tiny(tiny.source, "models:/tiny/1", register_as="tiny")
+    killer = Killer(at_home, "promote")
+    with pytest.raises(PipelineError) as caught:
+        run_pipeline("delete_class", arguments, on_stage=killer)
+    assert "promote" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert killer.killed
+    assert killer.seen[-1] == ("promote", "failed")
+    (killed,) = _parents(before)
+    assert killed.info.status == "FAILED"
+    assert Registry(tracker()).version("tiny", "champion").version == 1
+
+    seen: list[tuple[str, str]] = []
+    ended = run_locally(
+        str(COMPILED / "delete_class.yaml"),
+        arguments,
+        root=at_home / "runs",
+        on_stage=lambda stage, state: seen.append((stage, state)),
+    )
+    assert ended.error is None
+    assert {stage for stage, state in seen if state == "finished"} == STAGES
+    assert ended.outputs["verdict"] == "pass"
+    _, again = _parents(before)
+    assert (again.info.run_id, again.info.status) == (ended.mlflow_run, "FINISHED")
+    champion = Registry(tracker()).version("tiny", "champion")
+    assert (champion.version, champion.bundle_uri) == (2, ended.outputs["model_uri"])
+    assert champion.digest in whole_bundles(str(at_home / "store"), tmp_path)
+
+    # Both runs had one seed, and one went through the catalogue, the other through the YAML.
+    here = sorted(
+        (path.stat().st_mtime_ns, path) for path in at_home.glob("runs/*/repair/unlearned/weights.safetensors")
+    )
+    first, second = (path.read_bytes() for _, path in here[-2:])
+    assert first == second
+
+
+def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(
+    s3: str, mlflow_server: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    for name in [name for name in os.environ if re.match("UNLEARN_|MLFLOW_", name)]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "UNLEARN_HOME": str(home),
+        "UNLEARN_STORE": f"s3://{s3}/unlearning",
+        "UNLEARN_EXPERIMENT": s3,
+        "MLFLOW_TRACKING_URI": mlflow_server,
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    runs = tracker()
+    runs.prepare()
+    promote_bundle(runs, store(), tiny.bundle, name=s3, run_id="", outcome="pass")
+
+    def impairing() -> bool:
+        query = "tags.`unlearning.stage` = 'impair' and attributes.status = 'RUNNING'"
+        return bool(tracker().client.search_runs([runs.experiment_id], query))
+
+    model = f"models:/{s3}@champion"
+    endless = {**DEFAULTS["settings"], "impair_epochs": 100_000}
+    killer = Killer(home, "impair", impairing)
+    with pytest.raises(PipelineError, match="impair"):
+        run_pipeline("delete_class", _tiny(tiny.source, model, register_as=s3, settings=endless), on_stage=killer)
+    assert killer.killed
+    (killed,) = _parents(set())
+    assert killed.info.status == "FAILED"
+    children = runs.client.search_runs([runs.experiment_id], f"tags.`mlflow.parentRunId` = '{killed.info.run_id}'")
+    assert {child.data.tags["unlearning.stage"]: child.info.status for child in children} == {
+        "load_model": "FINISHED",
+        "select": "FINISHED",
+        "synthesize": "FINISHED",
+        "impair": "FAILED",
+    }
+    assert Registry(runs).version(s3, "champion").version == 1
+    assert whole_bundles(f"s3://{s3}/unlearning", tmp_path / "first") == {tiny.bundle.digest}
+
+    result = run_pipeline("delete_class", _tiny(tiny.source, model, register_as=s3), on_stage=lambda *_: None)
+    assert result.verdict == "pass"
+    champion = Registry(runs).version(s3, "champion")
+    assert champion.version == 2
+    assert (
+        champion.source == champion.bundle_uri == result.model_uri == f"s3://{s3}/unlearning/models/{champion.digest}"
+    )
+    assert whole_bundles(f"s3://{s3}/unlearning", tmp_path / "second") == {tiny.bundle.digest, champion.digest}
+    assert [run.info.status for run in _parents(set())] == ["FAILED", "FINISHED"]
+    kept = {entry.path for entry in runs.client.list_artifacts(result.mlflow_run_id)}
+    assert "report.html" in kept
+    assert {path.name for path in home.iterdir()} == {"kfp-unlearning.json", "runs"}
+
+
+def test_a_run_that_is_told_to_stop_ends_its_stages_and_its_mlflow_run(at_home: Path, tiny: Any) -> None:
+    before = {run.info.run_id for run in _parents(set())}
+    settings = json.dumps({**DEFAULTS["settings"], "impair_epochs": 100_000})
+    sets = [*tiny.sets, "--set", f"settings={settings}", "--set", "register_as=stopped"]
+    with subprocess.Popen(
+        [UNLEARN, "run", "delete_class", *sets],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(UNLEARN_HOME=str(at_home), PYTHONUNBUFFERED="1"),
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if "synthesize" in line:
+                break
+        child.terminate()
+        _, err = child.communicate(timeout=120)
+    assert child.returncode == 128 + signal.SIGTERM, err
+    assert "Traceback" not in err
+    (stopped,) = _parents(before)
+    assert stopped.info.status in ("KILLED", "FAILED")
+    until = time.monotonic() + 30
+    while processes(at_home) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert processes(at_home) == {}
+
+
+@dsl.component(base_image="test-python", install_kfp_package=False)
+def say(word: str = "hello") -> str:
+    return word
+
+
+@dsl.pipeline(name="say-it")
+def say_it(word: str = "hello") -> str:
+    return say(word=word).output  # type: ignore[no-any-return]
+
+
+def test_stages_run_where_the_path_of_python_has_a_space(tmp_path: Path) -> None:
+    place = tmp_path / "my own folder"
+    place.mkdir()
+    (place / "env").symlink_to(sys.prefix)
+    compiler.Compiler().compile(say_it, str(place / "say.yaml"))
+    command = [str(place / "env" / "bin" / "python"), "-m", "unlearning_pipelines.local", str(place / "say.yaml")]
+    ended = subprocess.run(
+        [*command, json.dumps({"word": "it's here"}), str(place / "results.json")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(),
+        cwd=place,
+    )
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    assert json.loads((place / "results.json").read_text()) == {"Output": "it's here"}
