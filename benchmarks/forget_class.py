@@ -24,6 +24,7 @@ import torch
 from datasets import data_folder, npz_of
 from torch import nn
 
+from unlearning.config import as_plain
 from unlearning.data.manifest import Manifest
 from unlearning.data.samples import Rows, TensorSamples
 from unlearning.data.selection import ForgetRequest, select
@@ -68,7 +69,7 @@ def original_model(task: str, manifest: Manifest, cache: Path, seed: int) -> tup
         with tempfile.TemporaryDirectory() as folder:
             return *load_bundle(import_checkpoint(checkpoint, card, Path(folder, "bundle")).folder), 0.0
     arguments, recipe = RECIPES[task]
-    card = card_for(manifest, "allcnn", arguments)
+    card = card_for(manifest, "allcnn", arguments, recipe=as_plain(recipe))
     kept = cache / f"{task}-{seed}"
     if not kept.is_dir():
         network = build_seeded(

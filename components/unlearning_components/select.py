@@ -42,7 +42,7 @@ def select(
         data = fetch_manifest(manifest)
         card = read_bundle(Path(original.path)).card
         chosen = rows_for(card, data, request, targets, retain_per_class=retain_per_class, seed=seed)
-        parts = ("forget", "retain", "available", "holdout_forget", "holdout_retain")
+        parts = ("forget", "retain", "available", "holdout_forget", "holdout_retain", "calibration")
         rows = {part: getattr(chosen, part) for part in parts}
         meta = {"manifest": data.digest, "forget_classes": list(chosen.forget_classes), "request": request}
         for artifact, kept in ((forget, parts[:1]), (retain, parts[1:3]), (holdout, parts[3:])):

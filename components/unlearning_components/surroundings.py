@@ -187,9 +187,16 @@ def rows_for(
 ) -> Selection:
     """The rows that a request means, once the model and the data fit each other.
 
+    Rows of classes that the model has forgotten before are in none of its parts: to train on them as retain rows would
+    bring them back.
+
     Raises:
         UsageError: When they do not, when the request cannot be served, or when all of it was served before.
     """
+    from dataclasses import replace
+
+    import numpy as np
+
     from unlearning.data.selection import select
 
     check_fit(card, manifest)
@@ -199,7 +206,18 @@ def rows_for(
     ]
     if again:
         raise UsageError(f"the model has already forgotten {', '.join(again)}: nothing to do for them")
-    return chosen
+    gone = [manifest.card.classes.index(name) for name in card.forgotten]
+    targets_of = manifest.targets()
+    left = {
+        part: rows[~np.isin(targets_of[rows], gone)]
+        for part in ("retain", "available", "holdout_retain", "calibration")
+        if len(rows := getattr(chosen, part))
+    }
+    if not len(left["retain"]) or not len(left["holdout_retain"]):
+        raise UsageError(
+            f"with {', '.join(card.forgotten)}, forgotten before, nothing would be left to retain: leave one class"
+        )
+    return replace(chosen, **left)
 
 
 def facts(card: ModelCard, forget: str, retain: str, manifest: Manifest) -> Facts:
@@ -221,12 +239,14 @@ def facts_of(card: ModelCard, forget_classes: Sequence[int], available: NDArray[
     import numpy as np
 
     counts = np.bincount(available)
+    recipe = card.recipe or {}
     return Facts(
         retain_rows=len(available),
         retain_per_class=int(np.median(counts[counts > 0])),
         input_size=int(np.prod(card.input_shape)),
         forget_classes=len(forget_classes),
-        fine_tuned=bool((card.recipe or {}).get("fine_tuned", False)),
+        fine_tuned=bool(recipe.get("fine_tuned", False)),
+        learning_rate=float(recipe["learning_rate"]) if recipe.get("optimiser") == "adam" else 0.0,
     )
 
 

@@ -22,7 +22,7 @@ OnRun = Callable[[str], None]
 """Called with the id of the pipeline's MLflow run as soon as there is one."""
 
 _RUN = re.compile(r"^\s*tracked as MLflow run ([0-9a-f]+)$")
-_TASK = re.compile(r"(?:Executing task|Task) '([a-z0-9-]+)'(?: finished with status (\w+))?")
+_TASK = re.compile(r"(?:Executing task '([a-z0-9-]+)'|Task '([a-z0-9-]+)' finished with status (\w+))")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR = re.compile(r"^\s*unlearning\.errors\.(\w+): (.*)$")
 _OTHER_ERROR = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt)): (.*)$")
@@ -84,7 +84,7 @@ def run_locally(
                         on_run(found[1])
                     mlflow_run = found[1]
                 elif found := _TASK.search(plain):
-                    stage, status = found[1].replace("-", "_"), found[2]
+                    stage, status = (found[1] or found[2]).replace("-", "_"), found[3]
                     on_stage(stage, {None: "started", "SUCCESS": "finished"}.get(status, "failed"))
                 elif found := _ERROR.match(plain):
                     error = _named(found[1], found[2])

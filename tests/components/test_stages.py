@@ -479,6 +479,22 @@ def test_a_class_that_the_model_has_forgotten_already_is_not_forgotten_again(pla
         broken.call("select")
 
 
+def test_rows_of_a_class_that_was_forgotten_before_are_neither_trained_on_nor_measured(
+    place: Any, broken: Chain
+) -> None:
+    data = make_manifest(place.source)
+    broken.artifacts["original"] = broken.artifacts["unlearned"]  # it has forgotten "two"
+    broken.call("select", targets=["one"])
+    left = set()
+    for name in ("forget", "retain", "holdout"):
+        for part, rows in read_rows(broken.artifacts[name].path)[0].items():
+            assert len(rows) > 0 or part == "calibration", part
+            left |= {data.card.classes[index] for index in data.targets()[rows]}
+    assert left == {"one", "three"}
+    with pytest.raises(UsageError, match="two, forgotten before, nothing would be left to retain"):
+        broken.call("select", targets=["one", "three"])
+
+
 def test_whole_numbers_that_come_back_from_a_pipeline_as_floats_still_name_their_class(broken: Chain) -> None:
     broken.call("select", targets=[1.0])
     assert read_rows(broken.artifacts["forget"].path)[1]["forget_classes"] == [1]

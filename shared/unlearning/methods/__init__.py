@@ -27,6 +27,7 @@ class Facts:
         input_size: Values in one input.
         forget_classes: How many classes are to be forgotten.
         fine_tuned: Whether the model was fine-tuned from pretrained weights rather than trained from scratch.
+        learning_rate: Adam's highest rate when the model was trained; 0: unknown, or another optimiser's.
     """
 
     retain_rows: int
@@ -34,6 +35,7 @@ class Facts:
     input_size: int
     forget_classes: int
     fine_tuned: bool = False
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

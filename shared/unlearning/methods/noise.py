@@ -88,7 +88,7 @@ def learn_noise(
 
     Args:
         original: Left unchanged: weights, buffers and modes.
-        start: The first noise, shape (K, B, ...).
+        start: The first noise, shape (K, B, ...); left unchanged.
         classes: The class of each bank, shape (K,), int64.
         maximise: As in `noise_objective`.
         penalty: lambda.
@@ -108,7 +108,7 @@ def learn_noise(
     device = device_of(original)
     network = copy.deepcopy(original).requires_grad_(False)
     K, B = start.shape[:2]
-    N = start.flatten(0, 1).to(device).requires_grad_()  # (K * B, ...)
+    N = start.flatten(0, 1).to(device, copy=True).requires_grad_()  # (K * B, ...)
     labels = classes.to(device).repeat_interleave(B)  # (K * B,)
     updates = optimiser([N])
     schedule = (

@@ -67,7 +67,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 """`paper`: 20 batches of 256 noise images per class. `code`: what the released notebook runs, its defects included."""
 
 RATES: dict[str, tuple[float, float]] = {"scratch": (0.004, 0.0015), "pretrained": (1e-4, 1e-4)}
-"""Adam's rates to impair and to repair: for a network trained from scratch, and for a fine-tuned backbone."""
+"""Adam's rates to impair and to repair: for a network trained from scratch, and for a fine-tuned backbone.
+
+A network that was itself trained by Adam at more than the first "scratch" rate is impaired at that rate instead, and
+repaired at `REPAIR_SHARE` of it: weights that were learned in large steps take large steps to overwrite.
+"""
+
+REPAIR_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,31 +133,39 @@ STEPS = 100
 def configure(settings: Mapping[str, Any], facts: Facts) -> UnsirConfig:
     """The configuration for this model and data: rule, then preset, then what was asked for.
 
-    The rule. Rates: `RATES["pretrained"]` for a fine-tuned model, else `RATES["scratch"]`. Noise: as many images of a
-    forgotten class as a retain class has rows, so that the impair set is balanced. Batch: the largest power of two
-    from 16 to 256 with which the impair stage takes at least `STEPS` updates; with too few rows even for 16, more
-    epochs of impairing instead. One Adam update moves a weight by about the rate, so it is their product with the
-    number of updates, not the rate alone, that decides how far a model can leave its old weights.
+    The rule. Rates: `RATES["pretrained"]` for a fine-tuned model; else `RATES["scratch"]`, or the model's own Adam rate
+    where that is higher. Noise: as many images of a forgotten class as a retain class has rows, so that the impair set
+    is balanced. Batch: the largest power of two from 16 to 256 with which the impair stage takes at least `STEPS`
+    updates; with too few rows even for 16, more epochs of impairing instead. One Adam update moves a weight by about
+    the rate, so it is their product with the number of updates, not the rate alone, that decides how far a model can
+    leave its old weights.
 
     Raises:
         UsageError: For unknown settings or values out of range, all at once.
     """
     asked = build(UnsirConfig, settings, what="unsir settings")
-    kind = asked.rates if asked.rates != "auto" else "pretrained" if facts.fine_tuned else "scratch"
-    noise_images = max(1, facts.retain_per_class)
-    rows = facts.retain_rows + facts.forget_classes * noise_images
-    batch_size = next((size for size in (256, 128, 64, 32) if rows >= STEPS * size), 16)
+    noise_images = settings.get("noise_images", max(1, facts.retain_per_class))
+    rows = facts.retain_rows + facts.forget_classes * int(noise_images)
+    fitting = next((size for size in (256, 128, 64, 32) if rows >= STEPS * size), 16)
+    batch_size = int(settings.get("batch_size", fitting))
+    kind = "pretrained" if facts.fine_tuned else "scratch"
     chosen: dict[str, Any] = {
         "noise_images": noise_images,
         "batch_size": batch_size,
         "impair_epochs": max(1, math.ceil(STEPS * batch_size / rows)),
-        "impair_learning_rate": RATES[kind][0],
-        "repair_learning_rate": RATES[kind][1],
+        **_rates(kind if asked.rates == "auto" else asked.rates, facts.learning_rate),
         **PRESETS[asked.preset],
     }
     if asked.rates != "auto":  # asked for by name: wins over the preset's
-        chosen["impair_learning_rate"], chosen["repair_learning_rate"] = RATES[asked.rates]
+        chosen |= _rates(asked.rates, facts.learning_rate)
     return build(UnsirConfig, {**chosen, **settings}, what="unsir settings")
+
+
+def _rates(kind: str, learned_at: float) -> dict[str, float]:
+    impair, repair = RATES[kind]
+    if kind == "scratch" and learned_at > impair:
+        impair, repair = learned_at, REPAIR_SHARE * learned_at
+    return {"impair_learning_rate": impair, "repair_learning_rate": repair}
 
 
 def effective_penalty(config: UnsirConfig, input_size: int) -> float:
