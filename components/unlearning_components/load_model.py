@@ -37,12 +37,14 @@ def load_model(
     Returns:
         The id of the pipeline's MLflow run.
     """
+    import time
     from pathlib import Path
 
     from unlearning.methods import method as method_named
     from unlearning.policy.gates import policy_with
     from unlearning_components.surroundings import fetch_model, stage, tracker
 
+    began = time.monotonic()
     method_named(method, request=request)
     policy_with(policy)
     bundle = fetch_model(model, Path(original.path))
@@ -59,7 +61,7 @@ def load_model(
     }
     run = runs.open_run(pipeline, job, parameters, {"unlearning.pipeline": pipeline})
     print(f"tracked as MLflow run {run}")
-    with stage(run, "load_model") as record:
+    with stage(run, "load_model", began=began) as record:
         record.params({"architecture": bundle.card.architecture, "digest": bundle.digest})
         original.metadata.update({"digest": bundle.digest, "architecture": bundle.card.architecture, "uri": model})
     print(f"tracked as MLflow run {run}")

@@ -47,9 +47,9 @@ def store() -> ObjectStore:
 
 
 @contextmanager
-def stage(run: str, name: str) -> Iterator[StageRun]:
+def stage(run: str, name: str, *, began: float | None = None) -> Iterator[StageRun]:
     """One stage's MLflow run inside the pipeline's; FAILED, as the pipeline's, when the body raises."""
-    with tracker().stage(run, name, tags={"unlearning.stage": name}) as record:
+    with tracker().stage(run, name, began=began) as record:
         yield record
 
 

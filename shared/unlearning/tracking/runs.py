@@ -99,7 +99,8 @@ class Tracker:
     def open_run(self, name: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """The id of the pipeline's run, RUNNING; the same `key` gives the same run, so a retry continues it.
 
-        What an earlier, killed attempt left open in it is closed as FAILED.
+        What an earlier, killed attempt left open in it is closed as FAILED. Where a scheduler has opened a run for this
+        task (MLFLOW_RUN_ID), the pipeline's run is that one's parent: none is made, and the scheduler ends it.
 
         Args:
             name: Shown in the list of runs.
@@ -110,6 +111,8 @@ class Tracker:
         Raises:
             TrackingError: Also when a parameter differs from the one that the run already has.
         """
+        if scheduled := os.environ.get("MLFLOW_RUN_ID", ""):
+            return self._joined(scheduled, params, tags)
         if not key or re.search(r"[\"'`\\]", key):
             raise TrackingError(f"the key of a run was {key!r}: give it one without quotes")
         found = self._search(f"tags.`{RUN_KEY}` = '{key}'", limit=1)
@@ -127,8 +130,18 @@ class Tracker:
         self._tags(run_id, ours)
         return run_id
 
+    def _joined(self, scheduled: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        with self.asking("find the run that the scheduler opened"):
+            found = self.client.get_run(scheduled)
+        run_id: str = found.data.tags.get(_PARENT, scheduled)
+        self._params(run_id, params)
+        self._tags(run_id, {**tags, KIND: "pipeline"})
+        return run_id
+
     @contextmanager
-    def stage(self, parent_run_id: str, name: str, tags: Mapping[str, str] | None = None) -> "Iterator[StageRun]":
+    def stage(
+        self, parent_run_id: str, name: str, tags: Mapping[str, str] | None = None, *, began: float | None = None
+    ) -> "Iterator[StageRun]":
         """A nested run that ends FINISHED, or, with its parent, FAILED when the body raises.
 
         Where a scheduler has opened a run for this task (MLFLOW_RUN_ID), that run is written to and left open.
@@ -138,6 +151,7 @@ class Tracker:
             parent_run_id: From `open_run`.
             name: The stage; `seconds.<name>` of the parent says how long it took.
             tags: Shown beside the nested run.
+            began: When the stage's work began, by `time.monotonic`, if that was before now.
         """
         injected = os.environ.get("MLFLOW_RUN_ID", "")
         if injected:
@@ -149,7 +163,7 @@ class Tracker:
                 made = self.client.create_run(self.experiment_id, tags=labels, run_name=name)
             run = StageRun(self, made.info.run_id, parent_run_id)
         self._tags(parent_run_id, {SEEN: str(_now())})
-        start = time.monotonic()
+        start = time.monotonic() if began is None else began
         try:
             with _terminable():
                 yield run
@@ -167,7 +181,9 @@ class Tracker:
             return dict(self.client.get_run(run_id).data.metrics)
 
     def close(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Ends a pipeline's run, and what killed stages left open in it."""
+        """Ends a pipeline's run, and what killed stages left open in it; a scheduler ends its own."""
+        if os.environ.get("MLFLOW_RUN_ID"):
+            return
         self._end_children(run_id)
         self._end(run_id, status)
 

@@ -394,3 +394,21 @@ def test_pickled_models_stay_closed_and_the_import_is_light() -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     said = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["false", "False", "False"]
+
+
+def test_a_pipeline_that_the_scheduler_tracks_joins_its_run_and_leaves_its_end_to_it(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker.prepare()
+    client, experiment = tracker.client, tracker.experiment_id
+    parent = client.create_run(experiment, run_name="scheduled").info.run_id
+    task = client.create_run(experiment, tags={"mlflow.parentRunId": parent}, run_name="task").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", task)
+    run = tracker.open_run("delete_class", "job/1", {"seed": 0}, {"unlearning.pipeline": "delete_class"})
+    tracker.close(run, "FINISHED")
+    found = client.get_run(parent)
+    assert run == parent
+    assert found.data.params["seed"] == "0"
+    assert found.data.tags["unlearning.pipeline"] == "delete_class"
+    assert found.info.status == "RUNNING"
+    assert len(client.search_runs([experiment])) == 2
