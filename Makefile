@@ -15,7 +15,7 @@ demo: .venv/ready
 	OMP_NUM_THREADS=2 $(BIN)/unlearn demo
 
 test: .venv/ready
-	$(BIN)/pytest -q -n $(WORKERS)
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

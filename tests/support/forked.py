@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -45,8 +45,8 @@ def in_the_middle_of_a_stage() -> None:
     real = Tracker.stage
 
     @contextmanager
-    def stage(self: Tracker, parent: str, name: str, tags: Mapping[str, str] | None = None) -> Iterator[Any]:
-        with real(self, parent, name, tags) as record:
+    def stage(self: Tracker, parent: str, name: str, **options: Any) -> Iterator[Any]:
+        with real(self, parent, name, **options) as record:
             die()
             yield record
 
