@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearning.errors import DataError, UsageError
-from unlearning.methods import Facts, Method
+from unlearning.methods import Facts
 from unlearning.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from unlearning.data.manifest import Manifest
     from unlearning.data.samples import Samples, TensorSamples
     from unlearning.data.selection import ForgetRequest, Selection
-    from unlearning.methods.task import Task
     from unlearning.methods.unsir import Noise
     from unlearning.metrics.classification import Outputs
     from unlearning.models.bundle import Bundle, ModelCard
@@ -279,41 +277,6 @@ def read_noise(folder: str) -> Noise:
         objective=read_json(Path(folder, "noise.json"))["objective"],
         buffers={name.removeprefix("buffer."): t for name, t in tensors.items() if name.startswith("buffer.")},
     )
-
-
-def task_for(method: Method, card: ModelCard, manifest: Manifest, forget: str, retain: str, holdout: str) -> Task:
-    """What a distilling method is given: the rows that its line of the table says it reads, and no others."""
-    from unlearning.data.selection import read_rows
-    from unlearning.methods.task import Task
-    from unlearning.models.architectures import build as build_network
-    from unlearning.training import build_seeded
-
-    places = {"forget": (forget, "forget"), "retain": (retain, "available"), "calibration": (holdout, "calibration")}
-    rows = {}
-    if method.reads:
-        samples = open_for(card, manifest)
-        rows = {name: subset(samples, *places[name], manifest) for name in method.reads}
-    return Task(
-        input_shape=card.input_shape,
-        outputs=card.outputs,
-        forget_classes=tuple(read_rows(forget)[1]["forget_classes"]),
-        blank=lambda seed: build_seeded(
-            lambda: build_network(
-                card.architecture, card.arguments, input_shape=card.input_shape, outputs=card.outputs
-            ),
-            seed,
-        ),
-        **{name: part for name, part in rows.items() if len(part)},
-    )
-
-
-def pass_through(model: str, folder: str) -> dict[str, str]:
-    """Copies a bundle for a stage that the method does not have, and gives the artifact's metadata."""
-    from unlearning.models.bundle import read_bundle
-
-    bundle = read_bundle(Path(model))
-    shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
-    return {"digest": bundle.digest, "architecture": bundle.card.architecture, "steps": "0"}
 
 
 def save_child(model: nn.Module, card: ModelCard, folder: str, losses: Sequence[float]) -> dict[str, str]:
