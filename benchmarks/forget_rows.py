@@ -1,0 +1,301 @@
+"""Rows forgotten, beside a model that never saw them: random rows, or one kind of object within a class.
+
+    UNLEARN_DATA=... python benchmarks/forget_rows.py fashion --seeds 3
+    UNLEARN_DATA=... python benchmarks/forget_rows.py super20 --variants original,retrained,"incompetent teacher"
+
+`fashion`: 1%, 5% and 10% of 20,000 rows of Fashion-MNIST, LeNet-5. `super20`: the rockets among the vehicles, of 10,000
+rows of CIFAR-100 with its 20 coarse labels, a quarter-width AllCNN. What to look for is the retrained model's row, not
+0: of random rows it gets as many right as of rows that nobody saw. The AUC is that of the loss attack on forgotten rows
+against held-out rows of the same kind; away from 0.5 on either side, they stand out.
+
+One JSON line per run goes to standard output or, with --out, to a file; the table of means comes last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import data_folder, npz_of
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unlearning.attacks.membership import cross_entropy, entropy, population_attack
+from unlearning.config import as_plain
+from unlearning.data.samples import Rows, TensorSamples
+from unlearning.methods import (
+    Facts,
+    amnesiac,
+    fine_tune,
+    fisher,
+    gradient_ascent,
+    incompetent_teacher,
+    negative_gradient_plus,
+    retrain,
+)
+from unlearning.methods.task import Task
+from unlearning.metrics.accuracy import accuracy
+from unlearning.models.architectures import build
+from unlearning.training import Recipe, build_seeded, generator, predict
+
+VARIANTS: dict[str, tuple[ModuleType | None, dict[str, Any]]] = {
+    "original": (None, {}),
+    "retrained": (retrain, {}),
+    "incompetent teacher": (incompetent_teacher, {}),
+    "as published": (incompetent_teacher, {"preset": "paper"}),
+    "published 3 x 1e-3": (incompetent_teacher, {"preset": "paper", "learning_rate": 1e-3, "epochs": 3}),
+    "unwatched": (incompetent_teacher, {"watch": "never"}),
+    "amnesiac": (amnesiac, {}),
+    "fine-tune": (fine_tune, {}),
+    "gradient ascent": (gradient_ascent, {}),
+    "NegGrad+": (negative_gradient_plus, {}),
+    "Fisher": (fisher, {}),
+}
+COLUMNS = ("forget", "forget_test", "retain", "test", "auc_loss", "auc_entropy", "seconds")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set with its network; `kinds` are the finer labels, if there are any."""
+
+    samples: TensorSamples
+    train: Tensor
+    test: Tensor
+    kinds: Tensor | None
+    classes: int
+    network: Callable[[], nn.Module]
+    recipe: Recipe
+
+
+def fashion(cache: Path) -> Data:
+    content = np.load(npz_of("fashion", cache))
+    names, targets = np.unique(content["targets"], return_inverse=True)
+    samples = TensorSamples(
+        torch.from_numpy(content["inputs"]), torch.from_numpy(targets.astype(np.int64)), mean=[0.286], std=[0.353]
+    )
+    train, test = (torch.from_numpy(np.flatnonzero(content["split"] == split)) for split in ("train", "test"))
+    return Data(
+        samples=samples,
+        train=train[torch.randperm(len(train), generator=generator(0, "rows"))[:20_000]],
+        test=test,
+        kinds=None,
+        classes=len(names),
+        network=lambda: build("lenet5", {}, input_shape=(1, 28, 28), outputs=10),
+        recipe=Recipe(epochs=20, learning_rate=2e-3, batch_size=128, weight_decay=0.0),
+    )
+
+
+def super20(cache: Path) -> Data:
+    folder = data_folder() / "cifar100"
+    labels = np.load(folder / "labels.npz")
+    sheets = [np.asarray(Image.open(folder / f"{part}.webp").convert("RGB")) for part in ("train", "test")]
+    pixels = np.concatenate(
+        [s.reshape(100, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32) for s in sheets]
+    )
+    coarse, kinds = (
+        torch.from_numpy(np.concatenate([labels[f"{part}_{name}"] for part in ("train", "test")]).astype(np.int64))
+        for name in ("coarse", "fine")
+    )
+    return Data(
+        samples=TensorSamples(torch.from_numpy(pixels), coarse, mean=[0.507, 0.487, 0.441], std=[0.267, 0.256, 0.276]),
+        train=torch.arange(10_000),
+        test=torch.arange(10_000, 20_000),
+        kinds=kinds,
+        classes=20,
+        network=lambda: build("allcnn", {"width": 0.25}, input_shape=(3, 32, 32), outputs=20),
+        recipe=Recipe(epochs=15, learning_rate=5e-3, batch_size=128, augmentation="shift_flip"),
+    )
+
+
+ROCKET = 69
+TASKS = {"fashion": fashion, "super20": super20}
+
+
+def requests(data: Data, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each request's name, which training rows it means, and which test rows are of the same kind."""
+    if data.kinds is not None:
+        yield "rocket", data.kinds[data.train] == ROCKET, data.kinds[data.test] == ROCKET
+        return
+    order = torch.randperm(len(data.train), generator=generator(seed, "forget"))
+    for share in (0.01, 0.05, 0.1):
+        gone = torch.zeros(len(data.train), dtype=torch.bool)
+        gone[order[: round(share * len(data.train))]] = True
+        yield f"{share:.0%}", gone, torch.ones(len(data.test), dtype=torch.bool)
+
+
+def kept(cache: Path, name: str, data: Data, make: Callable[[], tuple[nn.Module, float]]) -> tuple[nn.Module, float]:
+    """A trained network and the seconds that it took, from the cache when it was trained before."""
+    path = cache / f"{name}.safetensors"
+    if not path.exists():
+        model, seconds = make()
+        save_file({**model.state_dict(), "seconds": torch.tensor(seconds)}, path)
+    weights = load_file(path)
+    seconds = weights.pop("seconds").item()
+    model = data.network()
+    model.load_state_dict(weights)
+    return model.eval(), seconds
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began
+
+
+def run(
+    data: Data,
+    task: Task,
+    held_out: dict[str, Rows],
+    variants: list[str],
+    original: nn.Module,
+    trained: float,
+    seed: int,
+    keep: Callable[[Callable[[], tuple[nn.Module, float]]], tuple[nn.Module, float]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    assert task.forget is not None
+    assert task.retain is not None
+    counts = torch.bincount(task.retain.targets)
+    facts = Facts(
+        retain_rows=len(task.retain),
+        retain_per_class=int(counts[counts > 0].median()),
+        input_size=int(np.prod(task.input_shape)),
+        forget_classes=0,
+        learning_rate=data.recipe.learning_rate,
+    )
+    for variant in variants:
+        method, settings = VARIANTS[variant]
+        notes: dict[str, Any] = {}
+        if method is None:
+            model, seconds = original, trained
+        else:
+            config = method.configure(as_plain(data.recipe) if method is retrain else settings, facts)
+
+            def work(method: ModuleType = method, config: Any = config) -> Any:
+                return method.distill(original, task, config=config, generator=generator(seed, "distill"))
+
+            if method is retrain:
+                model, seconds = keep(lambda: ((ended := timed(work))[0][0], ended[1]))
+            else:
+                (model, record), seconds = timed(work)
+                notes = {"config": as_plain(config), **record.notes}
+        outputs = {
+            name: (predict(model, rows), rows.targets)
+            for name, rows in {"forget": task.forget, "retain": task.retain, **held_out}.items()
+        }
+        figures: dict[str, Any] = {name: accuracy(*pair) for name, pair in outputs.items()}
+        for name, statistic in (("loss", cross_entropy), ("entropy", lambda logits, _: entropy(logits))):
+            roc = population_attack(statistic(*outputs["forget"]), statistic(*outputs["forget_test"]))
+            figures[f"auc_{name}"] = roc.auc
+        yield variant, {**figures, "seconds": seconds, **notes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "unlearn-benchmarks")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    variants = asked.variants.split(",")
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        parser.error(f"unknown variants {', '.join(unknown)} (known: {', '.join(VARIANTS)})")
+    asked.cache.mkdir(parents=True, exist_ok=True)
+    data = TASKS[asked.task](asked.cache)
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    lines: list[str] = []
+    for seed in range(asked.seeds):
+
+        def blank(first: int) -> nn.Module:
+            return build_seeded(data.network, first)
+
+        def train_original(seed: int = seed) -> tuple[nn.Module, float]:
+            everything = Task(
+                input_shape=tuple(data.samples.inputs.shape[1:]),
+                outputs=data.classes,
+                forget_classes=(),
+                blank=blank,
+                retain=Rows(data.samples, data.train),
+            )
+            (model, _), seconds = timed(
+                lambda: retrain.distill(
+                    copy.deepcopy(blank(0)),
+                    everything,
+                    config=retrain.RetrainConfig(**as_plain(data.recipe)),
+                    generator=generator(seed, "train"),
+                )
+            )
+            return model, seconds
+
+        name = f"rows-{asked.task}-{seed}"
+        original, trained = kept(asked.cache, name, data, train_original)
+        order = torch.randperm(len(data.test), generator=generator(0, "calibration"))
+        calibration = torch.zeros(len(data.test), dtype=torch.bool)
+        calibration[order[: len(data.test) // 5]] = True
+        for request, gone, same_kind in requests(data, seed):
+            task = Task(
+                input_shape=tuple(data.samples.inputs.shape[1:]),
+                outputs=data.classes,
+                forget_classes=(),
+                blank=blank,
+                forget=Rows(data.samples, data.train[gone]),
+                retain=Rows(data.samples, data.train[~gone]),
+                calibration=Rows(data.samples, data.test[calibration]),
+            )
+            held_out = {
+                "forget_test": Rows(data.samples, data.test[same_kind & ~calibration]),
+                "test": Rows(data.samples, data.test[~calibration & (~same_kind | same_kind.all())]),
+            }
+            runs = run(
+                data,
+                task,
+                held_out,
+                variants,
+                original,
+                trained,
+                seed,
+                lambda make, n=f"{name}-{request}": kept(asked.cache, n, data, make),
+            )
+            for variant, figures in runs:
+                rows.setdefault((request, variant), []).append(figures)
+                line = {"task": asked.task, "request": request, "variant": variant, "seed": seed, **figures}
+                lines.append(json.dumps(line))
+                print(lines[-1], flush=True)
+    machine = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "command": "python " + " ".join(sys.argv),
+    }
+    lines.append(json.dumps(machine))
+    print(lines[-1])
+    print("{:8} {:20} {:>8} {:>12} {:>8} {:>8} {:>9} {:>12} {:>8}".format("request", "variant", *COLUMNS))
+    for (request, variant), figures in rows.items():
+        mean = [statistics.mean(one[column] for one in figures) for column in COLUMNS]
+        print(
+            f"{request:8} {variant:20} {mean[0]:8.1%} {mean[1]:12.1%} {mean[2]:8.1%} {mean[3]:8.1%} {mean[4]:9.3f} "
+            f"{mean[5]:12.3f} {mean[6]:8.1f}"
+        )
+    if asked.out:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
