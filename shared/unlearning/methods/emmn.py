@@ -8,6 +8,10 @@ Two variants. "unsir" (default): impair on error-maximising noise under the forg
 the retain classes, then repair on the proxies alone. "ascent", as an independent implementation has it: climb the
 error on forget noise while descending it on proxies, without repair. BatchNorm keeps the original's statistics
 throughout: batches of noise would replace them by their own.
+
+How far the repair has to go differs from model to model, and no data say so. Here further images, which the original
+takes for a forgotten class and which are never trained on, do: the repair is tried at rising rates until the model
+gives those classes next to no probability on them. With `attempts` 1 it is tried once.
 """
 
 from __future__ import annotations
@@ -26,7 +30,14 @@ from unlearning.config import build
 from unlearning.data.samples import Joined, Samples
 from unlearning.errors import UsageError
 from unlearning.methods import Facts
-from unlearning.methods.noise import Noise, NoiseSamples, learn_noise, proxy_samples, resolved_penalty
+from unlearning.methods.noise import (
+    Noise,
+    NoiseSamples,
+    forget_probability,
+    learn_noise,
+    proxy_samples,
+    resolved_penalty,
+)
 from unlearning.progress import Progress, silent
 from unlearning.training import device_of, evaluating, optimise
 
@@ -64,6 +75,8 @@ class EmmnConfig:
     repair_learning_rate: float = 0.003  # of Adam, by `rates`
     impair_epochs: int = 1  # by variant
     repair_epochs: int = 2
+    forgotten: float = 0.01  # mean probability of the forgotten classes on the probes, at which a repair will do
+    attempts: int = 5  # repairs at most, each at sqrt(2) times the rate of the one before
     batch_size: int = 0  # 0: so that an epoch takes about `UPDATES` updates, but 16 at least
 
     def __post_init__(self) -> None:
@@ -77,6 +90,7 @@ class EmmnConfig:
                 ("noise_chunk", 1),
                 ("impair_epochs", 1),
                 ("repair_epochs", 1),
+                ("attempts", 1),
                 ("batch_size", 0),
             )
             if getattr(self, name) < least
@@ -91,6 +105,8 @@ class EmmnConfig:
             for name in ("penalty", "proxy_penalty")
             if not 0 <= getattr(self, name) < math.inf
         ]
+        if not 0 < self.forgotten <= 1:
+            wrong.append(f"forgotten must be above 0 and at most 1, got {self.forgotten}")
         if self.batch_size == 1:
             wrong.append("batch_size must be 0 or at least 2, got 1")
         if wrong:
@@ -123,7 +139,7 @@ def synthesize(
     generator: torch.Generator,
     progress: Progress = silent,
 ) -> Noise:
-    """Error-maximising noise for each forgotten class, and error-minimising proxies of every other class.
+    """Error-maximising noise for each forgotten class, error-minimising proxies of every other class, and probes.
 
     Args:
         original: Left unchanged: weights, buffers and modes.
@@ -145,8 +161,16 @@ def synthesize(
         raise UsageError(
             f"emmn needs classes to forget and classes to keep, got {len(forgotten)} of {outputs} to forget"
         )
-    images, objective = _learned(original, input_shape, forgotten, True, config, generator, progress)
-    proxies, proxy_objective = _learned(original, input_shape, retained, False, config, generator, progress)
+    count = config.proxy_batches * config.noise_batch
+    learned = [
+        _learned(original, input_shape, classes, bank, images, config, generator, progress)
+        for bank, classes, images in (
+            ("forget noise", forgotten, count),
+            ("proxies", retained, count),
+            ("probes", forgotten, config.noise_batch),
+        )
+    ]
+    (images, objective), (proxies, proxy_objective), (probes, _) = learned
     return Noise(
         images=images,
         classes=forgotten,
@@ -154,6 +178,7 @@ def synthesize(
         proxies=proxies,
         proxy_classes=retained,
         proxy_objective=proxy_objective,
+        probes=probes,
     )
 
 
@@ -161,17 +186,18 @@ def _learned(
     original: nn.Module,
     input_shape: Sequence[int],
     classes: Tensor,
-    maximise: bool,
+    bank: str,
+    images: int,
     config: EmmnConfig,
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[Tensor, list[float]]:
-    """Banks of `proxy_batches * noise_batch` images for these classes; independent images are independent batches."""
-    ascent, rate = config.variant == "ascent", config.noise_learning_rate
+    """That many images for each of these classes: independent images are as good as independent batches."""
+    maximise, ascent, rate = bank == "forget noise", config.variant == "ascent", config.noise_learning_rate
     penalty = config.penalty if maximise else config.proxy_penalty
     return learn_noise(
         original,
-        torch.randn((len(classes), config.proxy_batches * config.noise_batch, *input_shape), generator=generator),
+        torch.randn((len(classes), images, *input_shape), generator=generator),
         classes,
         maximise=maximise,
         penalty=resolved_penalty(penalty, math.prod(input_shape)) if config.scale_penalty else penalty,
@@ -179,7 +205,7 @@ def _learned(
         optimiser=lambda N: torch.optim.SGD(N, lr=rate, momentum=0.9) if ascent else torch.optim.Adam(N, lr=rate),
         chunk=config.noise_chunk,
         plateau=10 if ascent else None,
-        phase="synthesize forget noise" if maximise else "synthesize proxies",
+        phase=f"synthesize {bank}",
         progress=progress,
     )
 
@@ -272,30 +298,36 @@ def repair(
     Args:
         model: The impaired model; left unchanged.
         retain: Never touched.
-        noise: As `synthesize` made it; its proxies stand in for retain data.
+        noise: As `synthesize` made it; its proxies stand in for retain data, its probes tell when a repair will do.
         config: From `configure`; variant ascent leaves the model as it is.
         generator: Of the order.
         progress: Called after every step.
+
+    Returns:
+        The first attempt that has forgotten by the probes, else the last one; and the losses of that attempt.
 
     Raises:
         UsageError: Without noise.
     """
     if noise is None or not noise.proxies.numel():
         raise UsageError("emmn repairs on the proxies that synthesize learned: pass its noise to repair")
-    repaired = copy.deepcopy(model)
     if config.variant == "ascent":
-        return repaired.eval(), []
-    samples = proxy_samples(noise)
-    losses = optimise(
-        FixedStatistics(repaired),
-        samples,
-        optimiser=torch.optim.Adam(repaired.parameters(), lr=config.repair_learning_rate),
-        epochs=config.repair_epochs,
-        batch_size=_batch_size(config, samples),
-        generator=generator,
-        phase="repair",
-        progress=progress,
-    )
+        return copy.deepcopy(model).eval(), []
+    samples, probes = proxy_samples(noise), noise.probes.flatten(0, 1)
+    for attempt in range(config.attempts):
+        repaired = copy.deepcopy(model)
+        losses = optimise(
+            FixedStatistics(repaired),
+            samples,
+            optimiser=torch.optim.Adam(repaired.parameters(), lr=config.repair_learning_rate * 2 ** (attempt / 2)),
+            epochs=config.repair_epochs,
+            batch_size=_batch_size(config, samples),
+            generator=generator,
+            phase="repair" if attempt == 0 else f"repair, attempt {attempt + 1}",
+            progress=progress,
+        )
+        if not len(probes) or forget_probability(repaired, probes, noise.classes) <= config.forgotten:
+            break
     return repaired.eval(), losses
 
 

@@ -8,8 +8,10 @@ student, of the same architecture with fresh weights, imitates the original on t
 Departs from the released code: the divergence is taken in log space on both sides (there its gradient is infinite
 once a probability of the original underflows); all forgotten classes are gated (there class 0); what the original says
 of a pseudo-batch is computed once and used for all student steps (there ten times, on identical images); a batch that
-the gate thins out is topped up; nothing real is read to schedule, stop or choose (there the test set is). By default a
-barrier also keeps the generator away from the forgotten classes, which `variant="paper"` leaves out.
+the gate thins out is topped up; nothing real is read to schedule, stop or choose (there the test set is). By default
+two terms steer the generator that `variant="paper"` leaves out: a barrier keeps it off the forgotten classes, and a
+balance makes it show all others, as in "Data-Free Learning of Student Networks", arXiv:1904.01186; without it the
+barrier can cost whole classes that resemble a forgotten one.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ class GatedTransferConfig:
     threshold: float = 0.01  # epsilon: a pseudo-image passes when no forgotten class is likelier than this
     barrier_weight: float = 0.05
     barrier_margin: float = 4.0  # the barrier begins at threshold / margin
+    balance_weight: float = 0.3
     batch_size: int = 256
     student_steps: int = 10
     temperature: float = 1.0  # tau, of both softmaxes in the divergence; the gate has none
@@ -66,13 +69,14 @@ class GatedTransferConfig:
     clip_norm: float = 5.0  # of each network's gradient
     latent: int = 128
     generator_width: int = 64
+    generator_precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: where the processor is made for it
     student_batchnorm: Literal["train", "frozen_init"] = "train"  # frozen_init: mean 0, variance 1 throughout
     renorm_teacher: bool = False  # take the forgotten classes out of what the student imitates
     fill: float = 0.5  # share of a batch that resampling must reach
-    empty_tries: int = 100  # pseudo-batches in a row of which nothing passes, before the generator is restored
+    empty_tries: int = 100  # pseudo-batches in a row of which too little passes, before the generator is restored
     restores: int = 10  # of the generator, before giving up
     monitor_every: int = 25  # cycles between looks at the student; a checkpoint each
-    leak: float = 0.05  # mean forget probability on data-free probes above which the class counts as back
+    leak: float = 0.1  # mean forget probability on data-free probes above which the class counts as back
     patience: int = 3  # looks in a row that find a leak, before stopping
 
     def __post_init__(self) -> None:
@@ -99,7 +103,7 @@ class GatedTransferConfig:
         ]
         wrong += [
             f"{name} must be >= 0, got {getattr(self, name)}"
-            for name in ("attention", "barrier_weight")
+            for name in ("attention", "barrier_weight", "balance_weight")
             if not 0 <= getattr(self, name) < math.inf
         ]
         wrong += [
@@ -161,6 +165,19 @@ def barrier(logits: Tensor, forget_classes: Sequence[int], level: float) -> Tens
     r"""Mean over samples of sum_c relu(log p_c - log level) over the forgotten classes; 0 where all are below it."""
     log_p = F.log_softmax(logits.float(), dim=1)[:, list(forget_classes)]  # (B, K)
     return F.relu(log_p - math.log(level)).sum(1).mean()
+
+
+def balance(logits: Tensor, forget_classes: Sequence[int]) -> Tensor:
+    r"""Log R - H(q), with q the mean over samples of the R retain classes' probabilities, scaled to sum to 1.
+
+    Returns:
+        Scalar in [0, log R], nats: 0 when the samples show every retain class equally, log R when they show only one.
+    """
+    p = logits.float().softmax(1).mean(0)  # (C,)
+    kept = torch.ones_like(p, dtype=torch.bool)
+    kept[list(forget_classes)] = False
+    q = p[kept] / p[kept].sum().clamp_min(1e-12)
+    return math.log(len(q)) + torch.xlogy(q, q.clamp_min(1e-12)).sum()
 
 
 def without_classes(logits: Tensor, forget_classes: Sequence[int]) -> Tensor:
@@ -329,8 +346,9 @@ def distill(
     probability is at most `leak` everywhere is returned; after `patience` looks in a row above that, it stops.
 
     Histories of the record, one value per look: "cycle"; "student loss" and "generator loss", means since the look
-    before; "pass rate" of the gate; "agreement" of the classes that student and original see in gated images; and the
-    student's mean forget probability on "gated" and "ungated" pseudo-images, on "noise", and on "probes", images in
+    before; "pass rate" of the gate; "agreement" of the classes that student and original see in gated images;
+    "classes", how many the original sees in at least 1% of the images, after the gate; and the student's mean forget
+    probability on "gated" and "ungated" pseudo-images, on "noise", and on "probes", images in
     which the original sees a forgotten class. Notes: "stopped" (done; leak: the class came back; collapse: of the
     generator), "cycles", "chosen_cycle", "leak" (the chosen student's highest forget probability), "restores" of the
     generator, "attention" (how many maps are copied, or why none).
@@ -398,10 +416,11 @@ class _Distillation:
         self.student = task.blank(seed).to(self.device)
         self.student.train(config.student_batchnorm == "train")
         with seeded(seed, torch.device("cpu")):
-            self.generator = PseudoGenerator(config.latent, config.generator_width, task.input_shape).to(self.device)
+            self.generator = PseudoGenerator(config.latent, config.generator_width, task.input_shape)
             self.watched_latents = torch.randn(config.batch_size, config.latent).to(self.device)
             self.watched_noise = torch.randn(config.batch_size, *task.input_shape).to(self.device)
             start = torch.randn(len(self.forget), PROBES, *task.input_shape)
+        self.generator.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.probes = self._probes(start).to(self.device)
         self.optimisers = {
             "student": torch.optim.Adam(self.student.parameters(), lr=config.student_learning_rate),
@@ -418,7 +437,8 @@ class _Distillation:
         self.generator_losses: list[float] = []
         self.passed: list[float] = []
         self.histories: dict[str, list[float]] = {
-            name: [] for name in ("cycle", "student loss", "generator loss", "pass rate", "agreement", *SIGNALS)
+            name: []
+            for name in ("cycle", "student loss", "generator loss", "pass rate", "agreement", "classes", *SIGNALS)
         }
         self.good: dict[str, Any] = {}
 
@@ -435,6 +455,11 @@ class _Distillation:
             chunk=1024,
         )
         return images.flatten(0, 1)
+
+    def _images(self, latents: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.generator_precision == "bfloat16"):
+            images: Tensor = self.generator(latents)
+        return images.float()
 
     def _latents(self) -> Tensor:
         return torch.randn(self.config.batch_size, self.config.latent, generator=self.draws).to(self.device)
@@ -458,18 +483,20 @@ class _Distillation:
         return self.empty <= self.config.empty_tries
 
     def _generator_step(self, latents: Tensor) -> bool:
-        """L_G = -KL(T||S) over what passes, plus the barrier over all; False when it is not finite."""
+        """L_G = -KL(T||S) over what passes, plus barrier and balance over all; False when it is not finite."""
         config = self.config
-        images = self.generator(latents)
+        images = self._images(latents)
         logits = self.teacher(images)
         keep = gate(logits.detach(), self.forget, config.threshold)
         loss = torch.zeros((), device=self.device)
         if int(keep.sum()) > 1:
-            loss = loss - kd_loss(self.student(images[keep]), logits[keep], temperature=config.temperature)
+            taught = without_classes(logits, self.forget) if config.renorm_teacher else logits
+            loss = loss - kd_loss(self.student(images[keep]), taught[keep], temperature=config.temperature)
         elif config.variant == "paper":
             return bool(images.isfinite().all())
         if config.variant == "barrier":
             loss = loss + config.barrier_weight * barrier(logits, self.forget, config.threshold / config.barrier_margin)
+            loss = loss + config.balance_weight * balance(logits, self.forget)
         parameters = list(self.generator.parameters())
         optimiser = self.optimisers["generator"]
         optimiser.zero_grad(set_to_none=True)
@@ -488,15 +515,16 @@ class _Distillation:
         batches: list[PseudoBatch] = []
         for _ in range(MOST_DRAWS):
             with torch.no_grad():
-                images = self.generator(latents)
+                images = self._images(latents)
             batches.append(gated_batch(self.teacher, images, self.forget, config=config, layers=self.layers))
             self.passed.append(len(batches[-1]) / config.batch_size)
-            self.empty = 0 if len(batches[-1]) else self.empty + 1
             if sum(map(len, batches)) >= wanted:
-                return joined(batches, config.batch_size)
+                break
             latents = self._latents()
         batch = joined(batches, config.batch_size)
-        return batch if len(batch) >= config.batch_size // 4 else None  # BatchNorm needs some
+        enough = len(batch) >= min(wanted, config.batch_size // 4)  # BatchNorm needs some
+        self.empty = 0 if enough else self.empty + len(batches)
+        return batch if enough else None
 
     def _set_rates(self) -> None:
         if self.config.schedule == "cosine":
@@ -509,7 +537,7 @@ class _Distillation:
     def look(self) -> None:
         """Note how the student stands on data-free probes, and keep it unless the forgotten class is back."""
         with torch.no_grad(), evaluating(self.student) as student:
-            images = self.generator(self.watched_latents)
+            images = self._images(self.watched_latents)
             logits = self.teacher(images)
             ours = student(images)
             keep = gate(logits, self.forget, self.config.threshold)
@@ -519,6 +547,7 @@ class _Distillation:
                 "noise": self._forget_probability(student(self.watched_noise)),
                 "probes": self._forget_probability(student(self.probes)),
             }
+        seen = logits[keep].argmax(1).bincount(minlength=logits.shape[1])
         agreement = (ours[keep].argmax(1) == logits[keep].argmax(1)).float().mean().item()
         worst = max([value for value in forgotten.values() if math.isfinite(value)], default=0.0)
         entries = {
@@ -527,6 +556,7 @@ class _Distillation:
             "generator loss": _mean(self.generator_losses),
             "pass rate": _mean(self.passed),
             "agreement": agreement,
+            "classes": float((seen >= 0.01 * len(images)).sum()),
             **forgotten,
         }
         for name, value in entries.items():
@@ -617,7 +647,7 @@ class _Distillation:
     def result(self, stopped: Literal["done", "leak", "collapse"]) -> tuple[nn.Module, DistillRecord]:
         """The chosen student, in eval mode, and the record."""
         with torch.no_grad():
-            images = self.generator(self.watched_latents)
+            images = self._images(self.watched_latents)
             shown = images[gate(self.teacher(images), self.forget, self.config.threshold)][:64].cpu()
         self.student.load_state_dict(self.best)
         notes: dict[str, str | float | int] = {
@@ -625,6 +655,7 @@ class _Distillation:
             "cycles": self.cycle,
             "chosen_cycle": self.chosen,
             "leak": self.least,
+            "classes": int(self.histories["classes"][-1]),
             "restores": self.restores,
             "attention": self.attention,
         }
@@ -638,7 +669,9 @@ MOST_DRAWS = 8
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def _under(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:

@@ -31,6 +31,8 @@ class Noise:
         proxies: Images that stand in for the retain classes, shape (K', B', ...); empty for a method with data.
         proxy_classes: The retain class of each bank of proxies, shape (K',), int64.
         proxy_objective: Per proxy step, the mean over classes of CE + penalty.
+        probes: Images in which the original sees a forgotten class, shape (K, P, ...); never trained on, they tell
+            whether a model without data has forgotten. Empty for a method with data.
     """
 
     images: Tensor
@@ -40,6 +42,7 @@ class Noise:
     proxies: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     proxy_classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     proxy_objective: list[float] = field(default_factory=list)
+    probes: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
 def noise_objective(
@@ -178,6 +181,20 @@ class NoiseSamples:
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Noise images and their labels; already in normalised input space."""
         return self._images[self._bank[rows], self._image[rows]], self._targets[rows]
+
+
+def forget_probability(model: nn.Module, images: Tensor, forget_classes: Tensor) -> float:
+    """Mean over the images of the probability that the model, in eval mode, gives to the forgotten classes together.
+
+    Args:
+        model: Left as it is.
+        images: Shape (N, ...), at least one.
+        forget_classes: Shape (K,), int64.
+    """
+    device = device_of(model)
+    with evaluating(model), torch.no_grad():
+        probabilities = [model(part.to(device)).float().softmax(1) for part in images.split(1024)]
+    return torch.cat(probabilities)[:, forget_classes.to(device)].sum(1).mean().item()
 
 
 def proxy_samples(noise: Noise) -> NoiseSamples:

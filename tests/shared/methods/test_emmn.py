@@ -20,7 +20,15 @@ from unlearning.methods.emmn import (
     repair,
     synthesize,
 )
-from unlearning.methods.noise import Noise, NoiseSamples, learn_noise, noise_objective, proxy_samples, resolved_penalty
+from unlearning.methods.noise import (
+    Noise,
+    NoiseSamples,
+    forget_probability,
+    learn_noise,
+    noise_objective,
+    proxy_samples,
+    resolved_penalty,
+)
 from unlearning.metrics.accuracy import accuracy
 from unlearning.models import architectures
 from unlearning.training import Recipe, build_seeded, generator, predict, train
@@ -147,6 +155,7 @@ def test_synthesis_makes_a_bank_for_each_forgotten_class_and_proxies_of_all_othe
     assert noise.classes.tolist() == [2, 0]
     assert noise.proxies.shape == (2, 16, *SHAPE)
     assert noise.proxy_classes.tolist() == [1, 3]
+    assert noise.probes.shape == (2, 4, *SHAPE)
     assert len(noise.objective) == len(noise.proxy_objective) == 5
     assert noise.objective[-1] < noise.objective[0]
     assert noise.proxy_objective[-1] < noise.proxy_objective[0]
@@ -225,6 +234,53 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     assert weights(0) == weights(0) != weights(1)
 
 
+def test_the_forget_probability_by_hand() -> None:
+    # one sample of two classes with odds 3 to 1, one with even odds
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Dropout(0.9)).train()
+    nn.init.eye_(model.get_submodule("0").weight)
+    images = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
+    assert forget_probability(model, images, torch.tensor([0])) == pytest.approx((0.75 + 0.5) / 2)
+    assert forget_probability(model, images, torch.tensor([0, 1])) == pytest.approx(1)
+    assert model.training
+
+
+@pytest.mark.parametrize(("found", "attempts"), [([0.5, 0.2, 0.01, 0.0], 3), ([0.0], 1), ([0.5] * 9, 4)])
+def test_repair_is_tried_at_rising_rates_until_the_probes_are_forgotten(
+    found: list[float], attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, phases = iter(found), []
+    monkeypatch.setattr("unlearning.methods.emmn.forget_probability", lambda *_: next(answers))
+    config = settings(attempts=4)
+    noise = learned(config)
+    repaired, losses = repair(
+        network(),
+        None,
+        noise=noise,
+        config=config,
+        generator=generator(0, "repair"),
+        progress=lambda phase, done, total, loss: phases.append(phase) if done == 1 else None,
+    )
+    assert phases == ["repair", *(f"repair, attempt {number}" for number in range(2, attempts + 1))]
+    # the same as one attempt at that rate, in the order that its turn draws
+    monkeypatch.setattr("unlearning.methods.emmn.forget_probability", lambda *_: 0.0)
+    order, alone = generator(0, "repair"), None
+    for number in range(attempts):
+        rate = config.repair_learning_rate * 2 ** (number / 2)
+        one = dataclasses.replace(config, repair_learning_rate=rate)
+        alone = repair(network(), None, noise=noise, config=one, generator=order)
+    assert alone is not None
+    assert contents(repaired) == contents(alone[0])
+    assert losses == alone[1]
+
+
+def test_without_probes_a_repair_is_tried_once() -> None:
+    noise = dataclasses.replace(learned(settings()), probes=torch.empty(0, 0))
+    phases: set[str] = set()
+    arguments = {"config": settings(), "generator": generator(0, "repair")}
+    repair(network(), None, noise=noise, progress=lambda phase, *_: phases.add(phase), **arguments)  # type: ignore[arg-type]
+    assert phases == {"repair"}
+
+
 def test_repair_without_noise_is_refused_in_words() -> None:
     with pytest.raises(UsageError, match="pass its noise to repair"):
         repair(network(), None, config=settings(), generator=generator(0, "repair"))
@@ -257,7 +313,9 @@ def test_settings_make_the_round_trip_and_all_mistakes_are_named_at_once() -> No
     with pytest.raises(UsageError, match=r'"noise_step"; did you mean "noise_steps"'):
         configure({"noise_step": 3}, FACTS)
     with pytest.raises(UsageError) as caught:
-        configure({"noise_batch": 0, "penalty": -1, "repair_learning_rate": math.nan, "batch_size": 1}, FACTS)
+        configure(
+            {"noise_batch": 0, "penalty": -1, "forgotten": 0, "repair_learning_rate": math.nan, "batch_size": 1}, FACTS
+        )
     for part in (
         "noise_batch must be at least 1",
         "penalty must be >= 0",

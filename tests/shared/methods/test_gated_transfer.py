@@ -23,6 +23,7 @@ from unlearning.methods.gated_transfer import (
     SIGNALS,
     GatedTransferConfig,
     PseudoGenerator,
+    balance,
     barrier,
     configure,
     distill,
@@ -141,7 +142,7 @@ def test_extreme_logits_give_finite_losses_and_gradients_on_both_sides() -> None
     extreme = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [0.0, 0.0, 1e4]])
     teacher = extreme.clone().requires_grad_()
     student = extreme.roll(1, 0).clone().requires_grad_()
-    (kd_loss(student, teacher) + barrier(teacher, [0, 1], 1e-3)).backward()
+    (kd_loss(student, teacher) + barrier(teacher, [0, 1], 1e-3) + balance(teacher, [0])).backward()
     for leaf in (teacher, student):
         assert leaf.grad is not None
         assert bool(leaf.grad.isfinite().all())
@@ -170,6 +171,17 @@ def test_the_barrier_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.25], [0.05, 0.05, 0.9]]).log()
     assert barrier(logits, [0, 1], 1 / 8).item() == pytest.approx(math.log(8) / 2)
     assert barrier(logits[1:], [0, 1], 1 / 8).item() == 0.0
+
+
+def test_the_balance_is_zero_for_an_even_show_of_retain_classes_and_log_r_for_a_single_one() -> None:
+    # class 0 is forgotten; the mean of the others over two samples is (1/4, 1/4) or (1/2, 0)
+    even = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]).clamp_min(1e-9).log()
+    assert balance(even, [0]).item() == pytest.approx(0, abs=1e-6)
+    single = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]).clamp_min(1e-9).log()
+    assert balance(single, [0]).item() == pytest.approx(math.log(2), abs=1e-6)
+    # q = (3/4, 1/4): log 2 - H
+    skewed = torch.tensor([[0.2, 0.6, 0.2]]).log()
+    assert balance(skewed, [0]).item() == pytest.approx(math.log(2) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25))
 
 
 def test_taking_classes_out_leaves_the_ratios_of_the_others() -> None:
@@ -321,7 +333,7 @@ def test_a_new_network_comes_back_no_data_is_touched_and_the_original_stays_as_i
     assert not any(module._forward_hooks for module in [*original.modules(), *student.modules()])
     assert record.histories["cycle"] == [2, 4]
     assert set(record.histories) == {
-        "cycle", "student loss", "generator loss", "pass rate", "agreement", *SIGNALS
+        "cycle", "student loss", "generator loss", "pass rate", "agreement", "classes", *SIGNALS
     }  # fmt: skip
     assert all(len(history) == 2 for history in record.histories.values())
     assert record.notes["stopped"] == "done"
@@ -446,7 +458,7 @@ def test_a_thin_batch_is_topped_up_with_other_latents(monkeypatch: pytest.Monkey
         return student_steps(student, batch, **more)
 
     monkeypatch.setattr("unlearning.methods.gated_transfer.student_steps", spying)
-    _, record = run(decided(), cycles=6, monitor_every=6, fill=1.0, variant="paper")
+    _, record = run(decided(), cycles=6, monitor_every=6, fill=1.0, variant="paper", threshold=0.25)
     assert record.histories["pass rate"][0] < 1  # the gate did keep some out
     assert sizes == [16] * 6
 
@@ -482,6 +494,13 @@ def test_attention_is_off_and_said_so_where_there_are_no_maps_or_no_weight() -> 
     _, perceptron = run(network(architecture="mlp"), where=task(blank=lambda seed: network(seed, architecture="mlp")))
     assert perceptron.notes["attention"] == "off: the network has no convolution blocks"
     assert run(attention=0.0)[1].notes["attention"] == "off: weight 0"
+
+
+def test_a_generator_in_half_precision_gives_images_in_full_precision() -> None:
+    student, record = run(generator_precision="bfloat16")
+    assert record.samples is not None
+    assert record.samples.dtype == torch.float32
+    assert contents(student) != contents(run()[0])
 
 
 def test_several_classes_are_forgotten_together() -> None:
