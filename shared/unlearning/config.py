@@ -5,13 +5,46 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from unlearning.errors import UsageError
 
 T = TypeVar("T")
+Origin = Literal["paper", "code", "rule", "ours"]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a setting is, beside its type: `steps: Annotated[int, About("of the repair", "paper")] = 20`.
+
+    Attributes:
+        text: What it means, with its unit; no sentence.
+        origin: Of the default: "paper", the authors' "code", a "rule" that `configure` applies, or "ours".
+    """
+
+    text: str
+    origin: Origin = "ours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One field of a configuration, for people who choose its value.
+
+    Attributes:
+        name: Of the field.
+        kind: Its type, or its choices, as a person would write them: "int", "none | relu".
+        default: As JSON has it; None also where there is none.
+        text: What it means.
+        origin: Of the default; see `About`.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    text: str
+    origin: Origin
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -65,3 +98,27 @@ def as_plain(record: Any) -> dict[str, Any]:
     """A dataclass as a mapping of JSON types; `build` turns it back."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(record)))
     return plain
+
+
+def settings_of(cls: type[Any]) -> list[Setting]:
+    """The fields of a configuration whose types are `Annotated` with `About`, in their order.
+
+    Raises:
+        TypeError: For a field without.
+    """
+    hints, settings = get_type_hints(cls, include_extras=True), []
+    for field in fields(cls):
+        kind, *notes = get_args(hints[field.name]) or (hints[field.name],)
+        about = next((note for note in notes if isinstance(note, About)), None)
+        if about is None:
+            raise TypeError(f"{cls.__name__}.{field.name} has no About")
+        settings.append(
+            Setting(
+                name=field.name,
+                kind=" | ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else kind.__name__,
+                default=None if field.default is MISSING else field.default,
+                text=about.text,
+                origin=about.origin,
+            )
+        )
+    return settings

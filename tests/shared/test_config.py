@@ -1,11 +1,11 @@
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from unlearning.config import as_plain, build, nearest
+from unlearning.config import About, Setting, as_plain, build, nearest, settings_of
 from unlearning.errors import UsageError
 
 
@@ -108,3 +108,21 @@ def test_the_nearest_choice_is_suggested_when_there_is_a_near_one(word: str, end
 
 def test_nothing_is_suggested_among_no_choices() -> None:
     assert nearest("seed", []) == ""
+
+
+def test_the_settings_of_a_record_say_what_each_is_and_where_its_default_comes_from() -> None:
+    @dataclass(frozen=True)
+    class Kiln:
+        heat: Annotated[float, About("in degrees", "paper")] = 900.0
+        mode: Annotated[Literal["oxidise", "reduce"], About("of the gas")] = "reduce"
+
+    assert settings_of(Kiln) == [
+        Setting(name="heat", kind="float", default=900.0, text="in degrees", origin="paper"),
+        Setting(name="mode", kind="oxidise | reduce", default="reduce", text="of the gas", origin="ours"),
+    ]
+    assert build(Kiln, {"heat": 1000}, what="kiln") == Kiln(heat=1000.0)
+
+
+def test_a_setting_that_nobody_explained_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Oven\.name has no About"):
+        settings_of(Oven)

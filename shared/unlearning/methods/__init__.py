@@ -6,7 +6,7 @@ Reading the table imports no torch; `Method.configure` and `Method.stage` import
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +28,7 @@ class Facts:
         forget_classes: How many classes are to be forgotten.
         fine_tuned: Whether the model was fine-tuned from pretrained weights rather than trained from scratch.
         learning_rate: Adam's highest rate when the model was trained; 0: unknown, or another optimiser's.
+        recipe: What the model's card says of its training; empty: unknown.
     """
 
     retain_rows: int
@@ -36,6 +37,7 @@ class Facts:
     forget_classes: int
     fine_tuned: bool = False
     learning_rate: float = 0.0
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
