@@ -28,6 +28,7 @@ compile: .venv/ready
 	$(BIN)/unlearn compile
 
 bench: .venv/ready
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/steps.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/forget_class.py digits
 
 check: lint types wheel test

@@ -38,7 +38,8 @@ def attack(
 
     from unlearning.attacks.membership import membership_attacks
     from unlearning.reporting.figures import roc_curves
-    from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage, write_json
+    from unlearning_components.handover import write_json
+    from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage
 
     with stage(run, "attack") as record:
         data = fetch_manifest(manifest)

@@ -38,7 +38,8 @@ def evaluate(
     from unlearning.data.selection import read_rows
     from unlearning.metrics.classification import compare_classifiers, weights_changed
     from unlearning.reporting.figures import confusion_matrices, per_class_accuracy, prediction_distribution
-    from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage, write_json
+    from unlearning_components.handover import write_json
+    from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage
 
     with stage(run, "evaluate") as record:
         data = fetch_manifest(manifest)

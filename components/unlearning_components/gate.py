@@ -10,7 +10,9 @@ def gate(
     original: dsl.Input[dsl.Model],
     unlearned: dsl.Input[dsl.Model],
     forget: dsl.Input[dsl.Dataset],
-    noise: dsl.Input[dsl.Dataset],
+    retain: dsl.Input[dsl.Dataset],
+    holdout: dsl.Input[dsl.Dataset],
+    preview: dsl.Input[dsl.Artifact],
     evaluation: dsl.Input[dsl.Artifact],
     attacks: dsl.Input[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
@@ -22,14 +24,17 @@ def gate(
     manifest: str,
     seed: int = 0,
     policy: dict = {},  # type: ignore[type-arg]
+    noise: dsl.Input[dsl.Dataset] | None = None,
 ) -> str:
     """Hold the policy's two-sided bounds against everything measured; what was not measured fails.
 
     Args:
         original: The model before.
         unlearned: The model after.
-        forget: Names the forgotten classes.
-        noise: Its pictures go into the report.
+        forget: What was forgotten; counted.
+        retain: Counted, for the report.
+        holdout: Likewise.
+        preview: How the distillation went, with its pictures.
         evaluation: From evaluate.
         attacks: From attack.
         verdict: Outcome, gates and reasons as JSON.
@@ -40,7 +45,8 @@ def gate(
         model: Address of the original, for the report.
         manifest: The data set, as for select.
         seed: Of the run, for the report.
-        policy: Metric name to {"low": ..., "high": ...}, replacing the default bounds; null drops one.
+        policy: Metric name to {"low": ..., "high": ...}, replacing the default bounds; "none" drops one.
+        noise: Its pictures go into the report.
 
     Returns:
         pass, fail or inconclusive.
@@ -48,21 +54,26 @@ def gate(
     from pathlib import Path
 
     from unlearning.config import as_plain
-    from unlearning.policy.gates import judge, policy_with
+    from unlearning.data.selection import read_rows
+    from unlearning.policy.gates import POLICIES, judge, policy_with
     from unlearning.reporting.report import render_html, render_markdown
+    from unlearning_components.handover import read_json, write_json
     from unlearning_components.reports import run_report
-    from unlearning_components.surroundings import read_json, stage, tracker, write_json
+    from unlearning_components.surroundings import stage, tracker
 
     with stage(run, "gate") as record:
         measured = [read_json(Path(evaluation.path, "evaluation.json")), read_json(Path(attacks.path, "attacks.json"))]
         metrics, errors = (measured[0][key] | measured[1][key] for key in ("metrics", "standard_errors"))
-        decided = judge(metrics, errors, policy_with(policy))
+        decided = judge(metrics, errors, policy_with(policy, POLICIES[read_rows(forget.path)[1]["request"]]))
         write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
         folders = {
             "original": original.path,
             "unlearned": unlearned.path,
             "forget": forget.path,
-            "noise": noise.path,
+            "retain": retain.path,
+            "holdout": holdout.path,
+            **({"noise": noise.path} if noise is not None else {}),
+            "preview": preview.path,
             "evaluation": evaluation.path,
             "attacks": attacks.path,
         }

@@ -18,7 +18,7 @@ def impair(
     settings: dict = {},  # type: ignore[type-arg]
     seed: int = 0,
 ) -> None:
-    """Train a copy of the model on noise under the forgotten labels, mixed with retain data.
+    """Train a copy of the model on noise under the forgotten labels, mixed with retain data; pass it on without.
 
     Args:
         original: The model; left unchanged.
@@ -38,26 +38,23 @@ def impair(
     from unlearning.models.bundle import load_bundle
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
-    from unlearning_components.surroundings import (
-        facts,
-        fetch_manifest,
-        open_for,
-        read_noise,
-        save_child,
-        stage,
-        subset,
-    )
+    from unlearning_components.handover import pass_on, read_noise, save_child
+    from unlearning_components.surroundings import facts, fetch_manifest, stage, task_for
 
     with stage(run, "impair") as record:
+        row = METHODS[method]
+        if "impair" not in row.stages:
+            impaired.metadata.update(pass_on(original.path, impaired.path))
+            return
         model, card = load_bundle(Path(original.path))
         data = fetch_manifest(manifest)
-        trained, losses = METHODS[method].stage("impair")(
+        trained, losses = row.stage("impair")(
             model.to(best_device()),
             read_noise(noise.path),
-            subset(open_for(card, data), retain.path, "available", data),
-            config=METHODS[method].configure(settings, facts(card, forget.path, retain.path, data)),
+            task_for(row.reads, card, data, forget.path, retain.path).retain,
+            config=row.configure(settings, facts(card, forget.path, retain.path, data)),
             generator=generator(seed, "impair"),
             progress=Lines(),
         )
         record.history({"impair_loss": losses})
-        impaired.metadata.update(save_child(trained, card, impaired.path, losses))
+        impaired.metadata.update(save_child(trained, card, impaired.path, len(losses)))

@@ -18,6 +18,7 @@ def load_model(
     retain_per_class: int = 0,
     seed: int = 0,
     policy: dict = {},  # type: ignore[type-arg]
+    reads: list = ["forget", "retain", "calibration"],  # type: ignore[type-arg]
 ) -> str:
     """Fetch the model, check its hashes, and open the pipeline's MLflow run.
 
@@ -29,10 +30,11 @@ def load_model(
         pipeline: Name of the pipeline, for the run.
         job: Id of this pipeline run; a retry with the same id continues the same MLflow run.
         manifest: The data set, for the run.
-        targets: What is forgotten, for the run; only class names are written down there, ids never.
+        targets: The classes to forget, for the run.
         retain_per_class: Most retain rows of each class that the method may use, for the run.
         seed: Of every random choice, for the run.
         policy: The gate's bounds, checked here so that a mistake in them costs no training.
+        reads: Kinds of rows that the pipeline gives a method; one that reads others is refused.
 
     Returns:
         The id of the pipeline's MLflow run.
@@ -41,12 +43,12 @@ def load_model(
     from pathlib import Path
 
     from unlearning.methods import method as method_named
-    from unlearning.policy.gates import policy_with
+    from unlearning.policy.gates import POLICIES, policy_with
     from unlearning_components.surroundings import fetch_model, stage, tracker
 
     began = time.monotonic()
-    method_named(method, request=request)
-    policy_with(policy)
+    method_named(method, request=request, reads=reads)
+    policy_with(policy, POLICIES[request])
     bundle = fetch_model(model, Path(original.path))
     runs = tracker()
     runs.prepare()

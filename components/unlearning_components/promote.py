@@ -31,7 +31,8 @@ def promote(
 
     from unlearning.models.bundle import read_bundle
     from unlearning.tracking import promote_bundle
-    from unlearning_components.surroundings import read_json, stage, store, tracker, write_json
+    from unlearning_components.handover import read_json, write_json
+    from unlearning_components.surroundings import stage, store, tracker
 
     with stage(run, "promote") as record:
         bundle = read_bundle(Path(unlearned.path))

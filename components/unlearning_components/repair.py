@@ -1,4 +1,4 @@
-"""The second training stage: what comes out of it is the unlearned model."""
+"""The second training stage: put back what impairing took from the other classes."""
 
 from kfp import dsl
 
@@ -9,23 +9,25 @@ from unlearning_components._image import IMAGE
 def repair(
     original: dsl.Input[dsl.Model],
     impaired: dsl.Input[dsl.Model],
+    noise: dsl.Input[dsl.Dataset],
     forget: dsl.Input[dsl.Dataset],
     retain: dsl.Input[dsl.Dataset],
-    unlearned: dsl.Output[dsl.Model],
+    repaired: dsl.Output[dsl.Model],
     run: str,
     manifest: str,
     method: str,
     settings: dict = {},  # type: ignore[type-arg]
     seed: int = 0,
 ) -> None:
-    """Train a copy of the impaired model on retain data alone, and write down what it has forgotten.
+    """Train a copy of the impaired model on retain data, or what stands in for it; pass it on without.
 
     Args:
-        original: Its card becomes the unlearned model's, with the method and the forgotten classes.
+        original: Its card becomes the trained copy's, with the method and what is forgotten.
         impaired: From impair; left unchanged.
+        noise: From synthesize.
         forget: Names the forgotten classes; its rows are not read.
         retain: The retain rows that the method may use.
-        unlearned: The trained copy.
+        repaired: The trained copy.
         run: The pipeline's MLflow run.
         manifest: The data set, as for select.
         method: The unlearning method.
@@ -38,27 +40,25 @@ def repair(
     from unlearning.models.bundle import load_bundle, read_bundle
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
-    from unlearning_components.surroundings import (
-        facts,
-        fetch_manifest,
-        forgotten_card,
-        open_for,
-        save_child,
-        stage,
-        subset,
-    )
+    from unlearning_components.handover import forgotten_card, pass_on, read_noise, save_child
+    from unlearning_components.surroundings import facts, fetch_manifest, stage, task_for
 
     with stage(run, "repair") as record:
+        row = METHODS[method]
+        if "repair" not in row.stages:
+            repaired.metadata.update(pass_on(impaired.path, repaired.path))
+            return
         model, card = load_bundle(Path(impaired.path))
         data = fetch_manifest(manifest)
-        config = METHODS[method].configure(settings, facts(card, forget.path, retain.path, data))
-        trained, losses = METHODS[method].stage("repair")(
+        config = row.configure(settings, facts(card, forget.path, retain.path, data))
+        trained, losses = row.stage("repair")(
             model.to(best_device()),
-            subset(open_for(card, data), retain.path, "available", data),
+            task_for(row.reads, card, data, forget.path, retain.path).retain,
+            noise=read_noise(noise.path),
             config=config,
             generator=generator(seed, "repair"),
             progress=Lines(),
         )
         record.history({"repair_loss": losses})
         after = forgotten_card(read_bundle(Path(original.path)), forget.path, data, method, config, seed)
-        unlearned.metadata.update(save_child(trained, after, unlearned.path, losses))
+        repaired.metadata.update(save_child(trained, after, repaired.path, len(losses)))

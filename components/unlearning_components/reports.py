@@ -12,12 +12,18 @@ from unlearning.methods import METHODS
 from unlearning.models.bundle import read_bundle
 from unlearning.policy.gates import Verdict
 from unlearning.reporting.report import AttackRow, ClassRow, RunReport
+from unlearning_components.handover import read_json
 from unlearning_components.surroundings import fetch_manifest
 
 REFERENCE = (
     "No model retrained without the forgotten rows was compared with. Held-out rows stand in for it: what the model "
-    "does on forgotten rows is held against what it does on rows of the same classes that it was never trained on."
+    "does on forgotten rows is held against what it does on rows {of} that it was never trained on."
 )
+ALIKE = {
+    "class": "of the same classes",
+    "subject": "of the same people, or of others",
+    "sample": "of the same data set",
+}
 NOT_CLAIMED = (
     "That nothing about the forgotten rows remains in the weights: a low accuracy and a blind membership attack show "
     "that the outputs no longer give them away to these tests, not that no other attack could find a trace.",
@@ -28,8 +34,8 @@ NOT_CLAIMED = (
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 PACKAGES = ("kfp-unlearning", "torch", "kfp", "mlflow", "numpy", "safetensors")
 QUESTIONS = {
-    "entropy": "Are forgotten training rows told from unseen rows of the class, by how sure the model is?",
-    "loss": "Are forgotten training rows told from unseen rows of the class, by how wrong the model is?",
+    "entropy": "Are forgotten training rows told from unseen rows, by how sure the model is?",
+    "loss": "Are forgotten training rows told from unseen rows, by how wrong the model is?",
 }
 
 
@@ -47,7 +53,8 @@ def run_report(
     """All that the page says about one run.
 
     Args:
-        folders: The artifacts: original, unlearned, forget, noise, evaluation, attacks.
+        folders: The artifacts: original, unlearned, forget, retain, holdout, evaluation, attacks; of noise and preview
+            those that there are.
         measured: The evaluation's and the attacks' JSON.
         verdict: Of the gates.
         seconds: Stage to seconds, so far.
@@ -60,13 +67,16 @@ def run_report(
     original, unlearned = read_bundle(folders["original"]), read_bundle(folders["unlearned"])
     how = unlearned.card.method or {}
     data = fetch_manifest(manifest)
-    gone = read_rows(folders["forget"])[1]["forget_classes"]
+    rows, meta = read_rows(folders["forget"])
+    counts = {"forget_train": len(rows["forget"]), **_counts(folders)}
     figures = {
         path.stem: (MEDIA[path.suffix], path.read_bytes())
-        for part in ("noise", "evaluation", "attacks")
+        for part in ("noise", "preview", "evaluation", "attacks")
+        if part in folders
         for path in sorted(folders[part].iterdir())
         if path.suffix in MEDIA
     }
+    notes = folders["preview"] / "notes.json" if "preview" in folders else None
     return RunReport(
         title="Unlearning report",
         verdict=verdict,
@@ -80,11 +90,13 @@ def run_report(
         unlearned_digest=unlearned.digest,
         manifest_digest=data.digest,
         dataset_name=data.card.name,
-        forget_classes=[data.card.classes[index] for index in gone],
-        rows=_rows(evaluation["per_class"]),
+        request=meta["request"],
+        forget_classes=[data.card.classes[index] for index in meta["forget_classes"]],
+        rows={name: count for name, count in counts.items() if count},
         metrics=evaluation["metrics"] | attacks["metrics"],
         per_class=[_class_row(row) for row in evaluation["per_class"]],
-        reference=REFERENCE,
+        reference=REFERENCE.format(of=ALIKE[meta["request"]]),
+        notes=read_json(notes)["notes"] if notes and notes.exists() else {},
         not_claimed=NOT_CLAIMED,
         attacks=_attack_rows(attacks),
         figures=figures,
@@ -93,11 +105,13 @@ def run_report(
     )
 
 
-def _rows(per_class: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _counts(folders: Mapping[str, Path]) -> dict[str, int]:
+    retain, holdout = (read_rows(folders[name])[0] for name in ("retain", "holdout"))
     return {
-        f"{part}_{split}": sum(row[f"{split}_rows"] for row in per_class if row["forgotten"] == (part == "forget"))
-        for split in ("train", "test")
-        for part in ("forget", "retain")
+        "retain_train": len(retain["retain"]),
+        "retain_available": len(retain["available"]),
+        "forget_test": len(holdout["holdout_forget"]),
+        "retain_test": len(holdout["holdout_retain"]),
     }
 
 

@@ -14,7 +14,8 @@ def select(
     run: str,
     manifest: str,
     request: str,
-    targets: list,  # type: ignore[type-arg]
+    targets: list = [],  # type: ignore[type-arg]
+    ids: str = "",
     retain_per_class: int = 1000,
     seed: int = 0,
 ) -> None:
@@ -28,7 +29,8 @@ def select(
         run: The pipeline's MLflow run.
         manifest: A source such as "digits", or the address of a .parquet manifest.
         request: class, subject or sample.
-        targets: Class names (or indices), subject ids or sample ids.
+        targets: Class names (or indices).
+        ids: For other requests: address of a text file with one id on each line, or "share:0.04".
         retain_per_class: Most retain rows of each class that the method may use; 0 for all.
         seed: Of the draw of those rows.
     """
@@ -36,12 +38,13 @@ def select(
 
     from unlearning.data.selection import write_rows
     from unlearning.models.bundle import read_bundle
-    from unlearning_components.surroundings import fetch_manifest, rows_for, stage
+    from unlearning_components.surroundings import fetch_manifest, ids_at, rows_for, stage
 
     with stage(run, "select") as record:
         data = fetch_manifest(manifest)
         card = read_bundle(Path(original.path)).card
-        chosen = rows_for(card, data, request, targets, retain_per_class=retain_per_class, seed=seed)
+        wanted = targets if request == "class" else ids_at(ids, data, request, seed=seed)
+        chosen = rows_for(card, data, request, wanted, retain_per_class=retain_per_class, seed=seed)
         parts = ("forget", "retain", "available", "holdout_forget", "holdout_retain", "calibration")
         rows = {part: getattr(chosen, part) for part in parts}
         meta = {"manifest": data.digest, "forget_classes": list(chosen.forget_classes), "request": request}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,10 @@ from unlearning.errors import DataError, UsageError
 from unlearning.methods import Facts
 from unlearning.settings import Settings
 
+MOST_IDS_BYTES = 256 * 1024 * 1024
+SHARE = 1 << 33
+"""Sets the draw of a share apart from other draws with the same seed."""
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -19,14 +22,12 @@ if TYPE_CHECKING:
 
     from unlearning.data.manifest import Manifest
     from unlearning.data.samples import Samples, TensorSamples
-    from unlearning.data.selection import ForgetRequest, Selection
-    from unlearning.methods.unsir import Noise
+    from unlearning.data.selection import ForgetRequest, RowNumbers, Selection
+    from unlearning.methods.task import Task
     from unlearning.metrics.classification import Outputs
     from unlearning.models.bundle import Bundle, ModelCard
     from unlearning.storage import ObjectStore
     from unlearning.tracking import StageRun, Tracker
-
-MOST_JSON_BYTES = 64 * 1024 * 1024
 
 
 def tracker() -> Tracker:
@@ -180,13 +181,68 @@ def request_for(kind: str, targets: Sequence[Any]) -> ForgetRequest:
     return build(ForgetRequest, {"kind": kind, "ids": ids}, what="request")
 
 
+def ids_at(address: str, manifest: Manifest, kind: str, *, seed: int) -> list[str]:
+    """The ids of a request by row or person, which are kept in a file: parameters of a pipeline are no place for them.
+
+    Args:
+        address: A path or object-store address of a text file with one id on each line; or "share:0.04": that share of
+            the training rows, or of the people in them, drawn at random, to try things out.
+        manifest: The data set.
+        kind: "sample" or "subject".
+        seed: Of the draw.
+
+    Raises:
+        UsageError: For a share that is none, an empty file, or a data set that names no people.
+        StorageError: When there is nothing at the address.
+    """
+    import numpy as np
+
+    scheme, _, text = address.partition(":")
+    if scheme == "share":
+        try:
+            share = float(text)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            raise UsageError(f'ids: wanted a share above 0 and below 1, as in "share:0.04", got "{address}"')
+        column = manifest.table[f"{kind}_id"].take(manifest.rows("train")).drop_null().unique().to_pylist()
+        if not column:
+            raise UsageError(f"ids: the manifest names no {kind}s: choose another request, or a manifest that does")
+        drawn = np.random.default_rng([seed, SHARE]).permutation(len(column))
+        return [column[row] for row in sorted(drawn[: max(1, round(share * len(column)))])]
+    content = _content(address, "ids")
+    try:
+        ids = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"ids: {address} is not UTF-8 text: wanted one id on each line") from error
+    if not ids:
+        raise UsageError(f"ids: {address} names nobody: wanted one id on each line")
+    return ids
+
+
+def _content(address: str, what: str) -> bytes:
+    from unlearning.storage import open_store, split
+
+    if "://" in address:
+        where, key = split(address)
+        content = open_store(where).get(key)
+    else:
+        path = Path(address)
+        if not path.is_file():
+            raise UsageError(f'{what}: no file at "{address}": give a path or an address such as s3://bucket/key.txt')
+        if path.stat().st_size > MOST_IDS_BYTES:
+            raise UsageError(f"{what}: {address} is larger than {MOST_IDS_BYTES} bytes")
+        content = path.read_bytes()
+    return content
+
+
 def rows_for(
     card: ModelCard, manifest: Manifest, kind: str, targets: Sequence[Any], *, retain_per_class: int, seed: int
 ) -> Selection:
     """The rows that a request means, once the model and the data fit each other.
 
-    Rows of classes that the model has forgotten before are in none of its parts: to train on them as retain rows would
-    bring them back.
+    Rows that the model has forgotten before, as rows or with their class, are in none of its parts: to train on them as
+    retain rows would bring them back.
 
     Raises:
         UsageError: When they do not, when the request cannot be served, or when all of it was served before.
@@ -205,17 +261,36 @@ def rows_for(
     if again:
         raise UsageError(f"the model has already forgotten {', '.join(again)}: nothing to do for them")
     gone = [manifest.card.classes.index(name) for name in card.forgotten]
+    before = forgotten_before(card, manifest)
     targets_of = manifest.targets()
     left = {
-        part: rows[~np.isin(targets_of[rows], gone)]
-        for part in ("retain", "available", "holdout_retain", "calibration")
+        part: rows[~np.isin(targets_of[rows], gone) & ~np.isin(rows, before)]
+        for part in ("forget", "retain", "available", "holdout_retain", "calibration")
         if len(rows := getattr(chosen, part))
     }
+    if not len(left["forget"]):
+        raise UsageError(f"the model has already forgotten all {len(chosen.forget)} rows that were asked for")
     if not len(left["retain"]) or not len(left["holdout_retain"]):
         raise UsageError(
             f"with {', '.join(card.forgotten)}, forgotten before, nothing would be left to retain: leave one class"
         )
     return replace(chosen, **left)
+
+
+def forgotten_before(card: ModelCard, manifest: Manifest) -> RowNumbers:
+    """The manifest's rows that the model has forgotten before, as rows; shape (N,).
+
+    Raises:
+        UsageError: When they were rows of another manifest, which cannot be found in this one.
+    """
+    from unlearning.data.selection import from_ranges
+
+    if others := card.forgotten_rows.keys() - {manifest.digest}:
+        raise UsageError(
+            f"the model has forgotten rows of another manifest ({', '.join(key[:12] for key in sorted(others))}), and "
+            "which of this one's those are is not known: training on them would bring them back; use that manifest"
+        )
+    return from_ranges(card.forgotten_rows.get(manifest.digest, ""), most=len(manifest))
 
 
 def facts(card: ModelCard, forget: str, retain: str, manifest: Manifest) -> Facts:
@@ -236,75 +311,70 @@ def facts_of(card: ModelCard, forget_classes: Sequence[int], available: NDArray[
     """
     import numpy as np
 
-    counts = np.bincount(available)
-    recipe = card.recipe or {}
-    return Facts(
-        retain_rows=len(available),
-        retain_per_class=int(np.median(counts[counts > 0])),
-        input_size=int(np.prod(card.input_shape)),
+    return Facts.of(
+        np.bincount(available).tolist(),
+        input_shape=card.input_shape,
         forget_classes=len(forget_classes),
-        fine_tuned=bool(recipe.get("fine_tuned", False)),
-        learning_rate=float(recipe["learning_rate"]) if recipe.get("optimiser") == "adam" else 0.0,
+        recipe=card.recipe,
     )
 
 
-def write_noise(noise: Noise, folder: str) -> None:
-    """Learned noise as safetensors, and its history as JSON."""
-    from safetensors.torch import save_file
+def task_for(
+    reads: Sequence[str],
+    card: ModelCard,
+    manifest: Manifest,
+    forget: str,
+    retain: str,
+    holdout: str = "",
+    *,
+    every_row: bool = False,
+) -> Task:
+    """What a method is given besides the model: of the data only the rows that it reads, opened only if it reads any.
 
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    tensors = {"images": noise.images, "classes": noise.classes}
-    tensors |= {f"buffer.{name}": buffer for name, buffer in noise.buffers.items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder, "noise.safetensors"))
-    write_json(Path(folder, "noise.json"), {"objective": noise.objective})
-
-
-def read_noise(folder: str) -> Noise:
-    """The noise that synthesize wrote.
-
-    Raises:
-        ModelError: When the file is damaged.
+    Args:
+        reads: The rows that it reads.
+        card: The model's.
+        manifest: The data set.
+        forget: The selection's artifacts, as folders.
+        retain: Likewise.
+        holdout: Likewise; its calibration rows.
+        every_row: Whether it is given all retain rows, also where the request bounds them.
     """
-    from unlearning.methods.unsir import Noise
-    from unlearning.models.bundle import check_safetensors, load_safetensors
+    import torch
 
-    path = Path(folder, "noise.safetensors")
-    check_safetensors(path)
-    tensors = load_safetensors(path)
-    return Noise(
-        images=tensors["images"],
-        classes=tensors["classes"],
-        objective=read_json(Path(folder, "noise.json"))["objective"],
-        buffers={name.removeprefix("buffer."): t for name, t in tensors.items() if name.startswith("buffer.")},
-    )
-
-
-def save_child(model: nn.Module, card: ModelCard, folder: str, losses: Sequence[float]) -> dict[str, str]:
-    """Writes a trained model as a bundle, and gives the artifact's metadata."""
-    from unlearning.models.bundle import save_bundle
-
-    bundle = save_bundle(model.cpu(), card, Path(folder))
-    return {"digest": bundle.digest, "architecture": card.architecture, "steps": str(len(losses))}
-
-
-def forgotten_card(
-    original: Bundle, forget: str, manifest: Manifest, method: str, config: object, seed: int
-) -> ModelCard:
-    """The original's card, with its parent, the method, and what is forgotten now."""
-    from dataclasses import replace
-
-    from unlearning.config import as_plain
+    from unlearning.data.samples import Rows
     from unlearning.data.selection import read_rows
+    from unlearning.methods.task import Task
+    from unlearning.models.architectures import build as build_network
+    from unlearning.training import build_seeded
 
-    gone = [manifest.card.classes[index] for index in read_rows(forget)[1]["forget_classes"]]
-    return replace(
-        original.card,
-        parent=original.digest,
-        forgotten=tuple(dict.fromkeys([*original.card.forgotten, *gone])),
-        method={"name": method, "settings": as_plain(config), "seed": seed},
-        made_by="",
-        weights_sha256="",
-        weights_bytes=0,
+    def blank(seed: int) -> nn.Module:
+        return build_seeded(
+            lambda: build_network(
+                card.architecture, card.arguments, input_shape=card.input_shape, outputs=card.outputs
+            ),
+            seed,
+        )
+
+    places = {
+        "forget": (forget, "forget"),
+        "retain": (retain, "retain" if every_row else "available"),
+        "calibration": (holdout, "calibration"),
+    }
+    samples = open_for(card, manifest) if reads else None
+    there = {
+        part: selected(folder, manifest)[name] for part, (folder, name) in places.items() if part in reads and folder
+    }
+    return Task(
+        input_shape=card.input_shape,
+        outputs=card.outputs,
+        forget_classes=tuple(read_rows(forget)[1]["forget_classes"]),
+        blank=blank,
+        **{
+            part: Rows(samples, torch.from_numpy(rows.copy()))
+            for part, rows in there.items()
+            if samples is not None and len(rows)
+        },
     )
 
 
@@ -333,27 +403,3 @@ def outputs_of_both(
             if len(rows)
         }
     return models, outputs
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """One JSON file, sorted, finite numbers only; the folder is made when missing."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """A JSON object that another stage wrote.
-
-    Raises:
-        DataError: When the file is missing, too large or no JSON object.
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise DataError(f"{path.name} of another stage is larger than {MOST_JSON_BYTES} bytes")
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} of another stage cannot be read ({error}): run the pipeline again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path.name} of another stage is no JSON object: run the pipeline again")
-    return content

@@ -39,9 +39,13 @@ def synthesize(
     from unlearning.progress import Lines
     from unlearning.reporting.figures import noise_pictures, training_curves
     from unlearning.training import best_device, generator
-    from unlearning_components.surroundings import facts, fetch_manifest, stage, write_noise
+    from unlearning_components.handover import write_noise
+    from unlearning_components.surroundings import facts, fetch_manifest, stage
 
     with stage(run, "synthesize") as record:
+        if "synthesize" not in METHODS[method].stages:
+            Path(noise.path).mkdir(parents=True, exist_ok=True)
+            return
         model, card = load_bundle(Path(original.path))
         config = METHODS[method].configure(settings, facts(card, forget.path, retain.path, fetch_manifest(manifest)))
         record.params({f"{method}.{name}": value for name, value in as_plain(config).items()})
@@ -54,13 +58,14 @@ def synthesize(
             progress=Lines(),
         )
         write_noise(learned, noise.path)
-        record.history({"noise_objective": learned.objective})
+        objectives = {"noise": learned.objective, "proxies": learned.proxy_objective}
+        record.history({f"{name}_objective": values for name, values in objectives.items() if values})
         if learned.objective:
             names = [card.classes[index] for index in learned.classes.tolist()]
             pictures = noise_pictures(learned.images[:, :8].numpy(), card.mean or (0.0,), card.std or (1.0,), names)
             for name, content in (
-                ("noise.png", pictures),
-                ("noise_objective.svg", training_curves({"noise objective": learned.objective})),
+                ("noise_pictures.png", pictures),
+                ("noise_objective.svg", training_curves(objectives)),
             ):
                 Path(noise.path, name).write_bytes(content)
                 record.figure(f"figures/{name}", content)

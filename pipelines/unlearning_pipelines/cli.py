@@ -87,8 +87,8 @@ def run(
     arguments = parse(pipeline, set_ or [])
     parameters = {**defaults(pipeline), **arguments}
     if "model" not in arguments:
-        ensure_default_model(parameters, request="class")
-    check_run(parameters, request="class")
+        ensure_default_model(pipeline, parameters)
+    check_run(pipeline, parameters)
     with stages_shown() as on_stage:
         result = run_pipeline(pipeline, arguments, on_stage=on_stage)
     show_result(result)
@@ -97,15 +97,21 @@ def run(
 
 @app.command()
 def methods(as_json: Json = False) -> None:
-    """List the methods: what each reads, serves and claims."""
+    """List the methods: what each reads, serves, makes, can be set to and claims."""
     from unlearning.methods import METHODS
 
     if as_json:
-        _last_line({name: asdict(row) for name, row in METHODS.items()}, as_json)
+        settings = {name: [asdict(setting) for setting in row.settings()] for name, row in METHODS.items()}
+        _last_line({name: {**asdict(row), "settings": settings[name]} for name, row in METHODS.items()}, as_json)
         return
     for name, row in METHODS.items():
-        _say(f"{name}\n  {row.title} ({row.source})")
-        _say(f"  reads: {', '.join(row.reads) or 'no data'}; forgets by: {', '.join(row.requests)}\n  {row.claim}")
+        _say(f"{name}: {row.title} ({row.source})")
+        labels = f" (labels of {', '.join(row.labels)})" if row.labels else ""
+        _say(f"  reads    {', '.join(row.reads) or 'no data'}{labels}")
+        _say(f"  serves   {', '.join(row.requests)} requests to models for {', '.join(row.tasks)}")
+        _say(
+            f"  makes    {', '.join(row.makes) or 'no further model'}\n  limits   {row.limits}\n  a pass   {row.claim}"
+        )
 
 
 @app.command(name="compile")
@@ -205,7 +211,7 @@ def _last_line(content: dict[str, Any], as_json: bool) -> None:
 
 def _finish(content: dict[str, Any], verdict: str, as_json: bool) -> None:
     _last_line(content, as_json)
-    if verdict != "pass":
+    if verdict not in ("pass", ""):
         raise typer.Exit(GATE_SAID_NO)
 
 

@@ -174,27 +174,27 @@ def import_model(
     return result
 
 
-def check_before_training(parameters: Mapping[str, Any], *, request: str) -> None:
-    """Nothing, when a deletion pipeline with these parameters can start once the digits classifier is trained.
+def check_before_training(pipeline: str, parameters: Mapping[str, Any]) -> None:
+    """Nothing, when a pipeline with these parameters can start once the digits classifier is trained.
 
     Args:
+        pipeline: Its name.
         parameters: All of the pipeline's; its model is the one to be trained.
-        request: The kind of target that the pipeline forgets.
 
     Raises:
         UnlearningError: As for `check_run`.
     """
     digits = fetch_manifest(DIGITS["manifest"])
     card = card_to_train(digits, DIGITS["architecture"], DIGITS["arguments"], DIGITS["recipe"])
-    check_run(parameters, request=request, card=card)
+    check_run(pipeline, parameters, card=card)
 
 
-def ensure_default_model(parameters: Mapping[str, Any], *, request: str) -> None:
+def ensure_default_model(pipeline: str, parameters: Mapping[str, Any]) -> None:
     """Train the bundled digits classifier when the pipeline's default model is not there yet.
 
     Args:
+        pipeline: Its name.
         parameters: All of the pipeline's, its model the default one; checked before anything is trained.
-        request: The kind of target that the pipeline forgets.
 
     Raises:
         UnlearningError: As for `check_run`.
@@ -202,6 +202,6 @@ def ensure_default_model(parameters: Mapping[str, Any], *, request: str) -> None
     uri = parameters["model"]
     if known(uri):
         return
-    check_before_training(parameters, request=request)
+    check_before_training(pipeline, parameters)
     print(f"no model at {uri} yet: training the bundled digits classifier first", flush=True)
     train_model(name=uri.removeprefix("models:/").partition("@")[0], **DIGITS, seed=0)

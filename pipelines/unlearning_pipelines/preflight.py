@@ -8,12 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlearning.config import nearest
 from unlearning.errors import UsageError
+from unlearning.methods import METHODS, candidates, method, settings_by_method
+from unlearning.policy.gates import POLICIES, policy_with
 from unlearning.settings import Settings
+from unlearning.tracking import check_name
 from unlearning_components.surroundings import (
+    check_fit,
     facts_of,
     fetch_manifest,
     fetch_model,
+    ids_at,
     rows_for,
     store,
     tracker,
@@ -65,33 +71,62 @@ def check_services() -> None:
     store().check()
 
 
-def check_run(parameters: Mapping[str, Any], *, request: str, card: ModelCard | None = None) -> None:
-    """Nothing, when a deletion pipeline with these parameters can start: method, policy, model, data and rows fit.
+def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard | None = None) -> None:
+    """Nothing, when a pipeline with these parameters can start: methods, policy, model, data and rows fit.
 
     Args:
+        pipeline: Its name.
         parameters: All of the pipeline's, defaults included.
-        request: The kind of target that the pipeline forgets.
         card: Of the model, where it is not there to be fetched yet.
 
     Raises:
         UnlearningError: The first thing that is wrong, in the class that says what to mend.
     """
-    from unlearning.methods import method
-    from unlearning.policy.gates import policy_with
-    from unlearning.tracking import check_name
-
-    chosen = method(parameters["method"], request=request)
-    policy_with(parameters["policy"])
-    check_name(parameters["register_as"])
+    request = parameters.get("request", "class")
+    if request not in POLICIES:
+        raise UsageError(f'request is "{request}"{nearest(request, POLICIES)} (valid: {", ".join(POLICIES)})')
+    if request == "class" and "forget" not in parameters:
+        raise UsageError(
+            f"{pipeline} forgets rows and people (request=sample or subject): for classes run delete_class"
+        )
+    chosen = _methods(pipeline, parameters, request)
+    if "policy" in parameters:
+        policy_with(parameters["policy"], POLICIES[request])
+    if "register_as" in parameters:
+        check_name(parameters["register_as"])
     check_services()
     data = fetch_manifest(parameters["manifest"])
     if card is None:
-        check_registered(parameters["model"])
-        with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
-            card = fetch_model(parameters["model"], Path(folder, "bundle")).card
-    amount = {name: parameters[name] for name in ("retain_per_class", "seed")}
-    rows = rows_for(card, data, request, parameters["forget"], **amount)
-    chosen.configure(parameters["settings"], facts_of(card, rows.forget_classes, data.targets()[rows.available]))
+        card = _card_at(parameters["model"])
+    if parameters.get("reference"):
+        check_fit(_card_at(parameters["reference"]), data)
+    amount = {"retain_per_class": parameters.get("retain_per_class", 1), "seed": parameters["seed"]}
+    by_class = request == "class"
+    wanted = parameters["forget"] if by_class else ids_at(parameters["ids"], data, request, seed=parameters["seed"])
+    rows = rows_for(card, data, request, wanted, **amount)
+    facts = facts_of(card, rows.forget_classes, data.targets()[rows.available])
+    for name, settings in chosen.items():
+        METHODS[name].configure(settings, facts)
+
+
+def _methods(pipeline: str, parameters: Mapping[str, Any], request: str) -> dict[str, Mapping[str, Any]]:
+    """The methods that will run, with their settings."""
+    from unlearning_pipelines.catalogue import READS
+
+    if "methods" not in parameters:
+        method(parameters["method"], request=request, reads=READS.get(pipeline))
+        return {parameters["method"]: parameters["settings"]}
+    if parameters["seeds"] < 1:
+        raise UsageError(f"seeds must be 1 or more, got {parameters['seeds']}")
+    names, _ = candidates(request, parameters["methods"])
+    settings = settings_by_method(parameters["settings"], names)
+    return {name: settings.get(name, {}) for name in [*names, *([] if parameters["reference"] else ["retrain"])]}
+
+
+def _card_at(uri: str) -> ModelCard:
+    check_registered(uri)
+    with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
+        return fetch_model(uri, Path(folder, "bundle")).card
 
 
 def check_registered(model: str) -> None:

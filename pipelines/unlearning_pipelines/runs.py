@@ -1,4 +1,4 @@
-"""One deletion run from parameters to a result that a person or a script can read."""
+"""One pipeline run from parameters to a result that a person or a script can read."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Result:
 
     Attributes:
         pipeline: Its name.
-        verdict: pass, fail or inconclusive.
+        verdict: pass, fail or inconclusive; empty for a pipeline that judges nothing.
         metrics: Flat names to numbers; accuracies as fractions.
-        model_uri: Where the unlearned model is kept.
+        model_uri: Where the unlearned model is kept; empty when there is none.
         report: The page, on this machine.
+        summary: The page in short, as Markdown, where the pipeline gives one; else empty.
         mlflow_run_id: Of the whole pipeline.
         seconds: Stage to seconds, and "total" for the wall time.
     """
@@ -32,6 +33,7 @@ class Result:
     metrics: dict[str, float]
     model_uri: str
     report: str
+    summary: str
     mlflow_run_id: str
     seconds: dict[str, float]
 
@@ -65,10 +67,11 @@ def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnSta
     seconds = {name.removeprefix("seconds."): v for name, v in numbers.items() if name.startswith("seconds.")}
     return Result(
         pipeline=pipeline,
-        verdict=str(ended.outputs["verdict"]),
+        verdict=str(ended.outputs.get("verdict", "")),
         metrics={name: value for name, value in numbers.items() if not name.startswith("seconds.")},
-        model_uri=str(ended.outputs["model_uri"]),
+        model_uri=str(ended.outputs.get("model_uri", "")),
         report=str(Path(ended.outputs["report"]).absolute()),
+        summary=str(Path(ended.outputs["summary"]).absolute()) if "summary" in ended.outputs else "",
         mlflow_run_id=ended.mlflow_run,
         seconds={**seconds, "total": round(time.monotonic() - began, 3)},
     )

@@ -1,8 +1,136 @@
-"""How a stage runs: what holds for every task of every pipeline, in one place."""
+"""What pipelines have in common, put together when they are compiled: how they begin, how they conclude."""
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from kfp import dsl
+
+from unlearning_components.attack import attack
+from unlearning_components.distill import distill
+from unlearning_components.evaluate import evaluate
+from unlearning_components.gate import gate
+from unlearning_components.impair import impair
+from unlearning_components.load_model import load_model
+from unlearning_components.promote import promote
+from unlearning_components.repair import repair
+from unlearning_components.select import select
+from unlearning_components.synthesize import synthesize
+
+
+class Outcome(NamedTuple):
+    """What a deletion pipeline gives."""
+
+    run: str
+    verdict: str
+    model_uri: str
+    report: dsl.HTML
+
+
+class Begun(NamedTuple):
+    """What the later stages of a pipeline read: outputs of load_model and select."""
+
+    run: Any
+    original: Any
+    manifest: Any
+    forget: Any
+    retain: Any
+    holdout: Any
 
 
 def task(started: Any) -> Any:
     """The task, never cached: every stage reads mutable state (registry, store, ledger) or writes to MLflow."""
     return started.set_caching_options(False)
+
+
+def begin(
+    pipeline: str,
+    *,
+    manifest: Any,
+    request: Any,
+    retain_per_class: Any,
+    seed: Any,
+    forget: Any = None,
+    ids: Any = None,
+    **more: Any,
+) -> Begun:
+    """load_model and select.
+
+    Args:
+        pipeline: Its name.
+        manifest: The data set.
+        request: What is forgotten: class, subject or sample.
+        retain_per_class: Most retain rows of each class.
+        seed: Of the run.
+        forget: The classes, for a pipeline that takes some.
+        ids: Where the ids are, for a pipeline that takes some.
+        **more: Of load_model: model, method, policy, reads.
+    """
+    data = {"manifest": manifest, "request": request, "retain_per_class": retain_per_class, "seed": seed}
+    data |= {} if forget is None else {"targets": forget}
+    job = f"{dsl.PIPELINE_JOB_NAME_PLACEHOLDER}/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
+    loaded = task(load_model(pipeline=pipeline, job=job, **data, **more))
+    run, original = loaded.outputs["Output"], loaded.outputs["original"]
+    where = {} if ids is None else {"ids": ids}
+    chosen = task(select(original=original, run=run, **data, **where))
+    return Begun(run, original, manifest, *(chosen.outputs[part] for part in ("forget", "retain", "holdout")))
+
+
+class Changed(NamedTuple):
+    """The unlearned model and what there is to show of its making."""
+
+    unlearned: Any
+    preview: Any
+    noise: Any = None
+
+
+def change(begun: Begun, *, method: Any, settings: Any, seed: Any) -> Changed:
+    """All four stages that may change a model; those that the method lacks pass it on."""
+    rows = {"forget": begun.forget, "retain": begun.retain}
+    how = {"run": begun.run, "manifest": begun.manifest, "method": method, "settings": settings, "seed": seed}
+    original = begun.original
+    noise = task(synthesize(original=original, **rows, **how)).outputs["noise"]
+    impaired = task(impair(original=original, noise=noise, **rows, **how)).outputs["impaired"]
+    repaired = task(repair(original=original, impaired=impaired, noise=noise, **rows, **how)).outputs["repaired"]
+    taught = task(distill(original=original, model=repaired, holdout=begun.holdout, **rows, **how))
+    return Changed(taught.outputs["unlearned"], taught.outputs["preview"], noise)
+
+
+def conclude(
+    begun: Begun, changed: Changed, *, pipeline: str, model: Any, policy: Any, register_as: Any, seed: Any
+) -> Outcome:
+    """Evaluate and attack, gate, promote.
+
+    Args:
+        begun: From `begin`.
+        changed: From `change`, or of the same kind.
+        pipeline: Its name.
+        model: Address of the original.
+        policy: Bounds that differ from the default.
+        register_as: The registered model that gets the new version.
+        seed: Of the run.
+    """
+    rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
+    both = {"original": begun.original, "unlearned": changed.unlearned, "run": begun.run, "manifest": begun.manifest}
+    evaluation = task(evaluate(**both, **rows)).outputs["evaluation"]
+    attacks = task(attack(**both, **rows, seed=seed)).outputs["attacks"]
+    judged = task(
+        gate(
+            **both,
+            **rows,
+            preview=changed.preview,
+            evaluation=evaluation,
+            attacks=attacks,
+            pipeline=pipeline,
+            model=model,
+            seed=seed,
+            policy=policy,
+            **({} if changed.noise is None else {"noise": changed.noise}),
+        )
+    )
+    verdict = judged.outputs["verdict"]
+    promoted = task(promote(unlearned=changed.unlearned, verdict=verdict, run=begun.run, register_as=register_as))
+    return Outcome(
+        run=begun.run,
+        verdict=judged.outputs["Output"],
+        model_uri=promoted.outputs["Output"],
+        report=judged.outputs["report"],
+    )

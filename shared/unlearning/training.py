@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unlearning.config import About
 from unlearning.data.samples import Samples
 from unlearning.progress import Progress, silent
 
@@ -23,14 +24,18 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Recipe:
     """How a model is trained from scratch; kept in its card, and followed again to retrain it."""
 
-    epochs: int = 10
-    optimiser: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 1e-3  # the peak, when there is a schedule
-    schedule: Literal["constant", "one_cycle"] = "one_cycle"
-    weight_decay: float = 1e-4
-    batch_size: int = 128
-    clip_value: float = 0.0  # each gradient entry's bound; 0: none
-    augmentation: Literal["none", "shift", "shift_flip"] = "none"  # shift: by up to an eighth of each side
+    epochs: Annotated[int, About("passes over the training rows", "rule")] = 10
+    optimiser: Annotated[Literal["adam", "sgd"], About("sgd: with Nesterov momentum 0.9", "rule")] = "adam"
+    learning_rate: Annotated[float, About("of the optimiser; the peak, when there is a schedule", "rule")] = 1e-3
+    schedule: Annotated[Literal["constant", "one_cycle"], About("one_cycle: up to the rate, then to zero", "rule")] = (
+        "one_cycle"
+    )
+    weight_decay: Annotated[float, About("of the optimiser", "rule")] = 1e-4
+    batch_size: Annotated[int, About("rows in an update", "rule")] = 128
+    clip_value: Annotated[float, About("bound of each gradient entry; 0: none", "rule")] = 0.0
+    augmentation: Annotated[
+        Literal["none", "shift", "shift_flip"], About("shift: by up to an eighth of each side; flip: mirror", "rule")
+    ] = "none"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""

@@ -1,4 +1,8 @@
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,3 +63,43 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         runs.prepare()
         promote_bundle(runs, store(), original, name="tiny", run_id="", outcome="pass")
         yield Place(folder / "home", folder, source, original, runs, Registry(runs))
+
+
+@pytest.fixture(scope="module")
+def call(place: Place) -> Iterator[Callable[..., int]]:
+    """Calls a stage of a chain in a process of its own, which dies where it is told to; gives the exit code."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "support.forked"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def order(chain: Chain, stage: str, die: str = "", store: Path | None = None, **changed: object) -> int:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            order = {
+                "folder": str(chain.folder),
+                "parameters": chain.parameters,
+                "stage": stage,
+                "die": die,
+                "environment": {"UNLEARN_STORE": str(store)} if store else {},
+                "changed": changed,
+            }
+            server.stdin.write(f"{json.dumps(order)}\n")
+            server.stdin.flush()
+            answer = server.stdout.readline()
+            assert answer, "the process that forks has ended"
+            return int(answer)
+
+        yield order
+        server.stdin.close()

@@ -1,59 +1,19 @@
 """Stages that are killed in the middle, and run again as a scheduler would run them again."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.chain import COMPONENTS, Chain
-from support.forked import PLACES
+from support.forked import AT_PROMOTION
 
 from unlearning.models.bundle import read_bundle
 from unlearning.storage import download_folder, open_store
 from unlearning.tracking import promote_bundle
 
-TESTS = Path(__file__).parents[1]
 KILLED = -9
 Call = Callable[..., int]
-
-
-@pytest.fixture(scope="module")
-def call(place: Any) -> Iterator[Call]:
-    """Calls a stage of a chain in a process of its own, which dies where it is told to; gives the exit code."""
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "support.forked"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-
-        def order(chain: Chain, stage: str, die: str = "", store: Path | None = None, **changed: object) -> int:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            order = {
-                "folder": str(chain.folder),
-                "parameters": chain.parameters,
-                "stage": stage,
-                "die": die,
-                "environment": {"UNLEARN_STORE": str(store)} if store else {},
-                "changed": changed,
-            }
-            server.stdin.write(f"{json.dumps(order)}\n")
-            server.stdin.flush()
-            answer = server.stdout.readline()
-            assert answer, "the process that forks has ended"
-            return int(answer)
-
-        yield order
-        server.stdin.close()
 
 
 def _whole_bundles(store: Path, scratch: Path) -> set[str]:
@@ -94,7 +54,7 @@ def judged(place: Any) -> Chain:
     return chain
 
 
-@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("where", AT_PROMOTION)
 def test_promotion_killed_anywhere_leaves_a_whole_champion_and_is_completed_when_repeated(
     place: Any, call: Call, judged: Chain, where: str, tmp_path: Path
 ) -> None:

@@ -59,7 +59,9 @@ def test_every_output_is_declared_with_the_type_that_the_pages_show(done: Chain)
         "holdout": dsl.Dataset,
         "noise": dsl.Dataset,
         "impaired": dsl.Model,
+        "repaired": dsl.Model,
         "unlearned": dsl.Model,
+        "preview": dsl.Artifact,
         "evaluate.metrics": dsl.Metrics,
         "per_class": dsl.ClassificationMetrics,
         "evaluation": dsl.Artifact,
@@ -141,7 +143,7 @@ def test_synthesize_keeps_noise_pictures_and_its_history(place: Any, done: Chain
     assert {path.name for path in folder.iterdir()} == {
         "noise.safetensors",
         "noise.json",
-        "noise.png",
+        "noise_pictures.png",
         "noise_objective.svg",
     }
     objective = _json(done, "noise", "noise.json")["objective"]
@@ -151,11 +153,11 @@ def test_synthesize_keeps_noise_pictures_and_its_history(place: Any, done: Chain
     assert [point.value for point in history] == objective
     assert child.data.params["unsir.noise_steps"] == "4"
     assert child.data.params["unsir.noise_batch"] == "16"
-    assert _files(place, child.info.run_id) == {"figures/noise.png", "figures/noise_objective.svg"}
+    assert _files(place, child.info.run_id) == {"figures/noise_pictures.png", "figures/noise_objective.svg"}
 
 
 @pytest.mark.parametrize(
-    ("stage", "artifact", "curve"), [("impair", "impaired", "impair_loss"), ("repair", "unlearned", "repair_loss")]
+    ("stage", "artifact", "curve"), [("impair", "impaired", "impair_loss"), ("repair", "repaired", "repair_loss")]
 )
 def test_training_stages_write_a_whole_bundle_and_their_losses(
     place: Any, done: Chain, stage: str, artifact: str, curve: str
@@ -283,7 +285,7 @@ def test_promoting_twice_changes_nothing(place: Any, done: Chain) -> None:
 def test_one_seed_gives_the_same_weights_and_another_seed_others(place: Any, done: Chain) -> None:
     def weights(name: str, seed: int) -> bytes:
         chain = place.chain(name, model="models:/tiny/1", seed=seed)
-        for stage in STAGES[:5]:
+        for stage in STAGES[:6]:
             chain.call(stage)
         return Path(chain.artifacts["unlearned"].path, "weights.safetensors").read_bytes()
 

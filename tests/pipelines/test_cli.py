@@ -274,10 +274,17 @@ def test_methods_are_listed_for_people_and_for_scripts(unlearn: Any) -> None:
     listed = json.loads(unlearn("methods", "--json").out.splitlines()[-1])
     assert set(listed) == set(METHODS)
     assert listed["unsir"]["requests"] == ["class"]
+    assert listed["emmn"]["reads"] == []
+    assert listed["incompetent_teacher"]["makes"] == ["one or more random networks"]
+    assert {"name": "noise_steps", "kind": "int", "default": 40, "text": "updates of the noise", "origin": "code"} in (
+        listed["unsir"]["settings"]
+    )
+    assert all(row["settings"] and row["limits"] for row in listed.values())
     text = unlearn("methods").out
     for row in METHODS.values():
         assert row.title in text
         assert row.claim in text
+        assert row.limits in text
 
 
 def test_the_doctor_finds_a_fresh_machine_in_order_and_writes_nothing(unlearn: Any, desk: Path) -> None:
@@ -405,6 +412,7 @@ def test_the_exit_code_follows_the_verdict(
             metrics=metrics,
             model_uri="file:///store/models/1",
             report="report",
+            summary="",
             mlflow_run_id="1",
             seconds={"total": 1.0},
         )
@@ -427,4 +435,56 @@ def test_every_pipeline_can_be_named() -> None:
 
     for name in PIPELINES:
         assert parse(name, []) == {}
-        assert {"model", "manifest", "forget", "seed"} <= set(defaults(name))
+        assert {"model", "manifest", "seed"} <= set(defaults(name))
+        assert {"forget", "ids"} & set(defaults(name))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "sets", "words"),
+    [
+        ("delete_samples", ["request=class"], "for classes run delete_class"),
+        ("delete_samples", ["request=people"], 'request is "people"'),
+        (
+            "delete_samples",
+            ["method=unsir"],
+            "unsir cannot forget by sample, only by class; choose one of incompetent_teacher",
+        ),
+        ("delete_samples", ["method=emmn", "request=subject"], "emmn cannot forget by subject"),
+        ("delete_samples", ["ids=share:2"], "wanted a share above 0 and below 1"),
+        ("delete_samples", ["ids=nobody.txt"], 'no file at "nobody.txt"'),
+        (
+            "delete_class_zero_shot",
+            ["method=unsir"],
+            "unsir reads retain rows, and there are none for it here; choose one of emmn, gated_transfer",
+        ),
+        ("delete_class_zero_shot", ["settings.cycles=0"], "cycles must be at least 1"),
+        ("compare_methods", ["methods=unsir,magic"], "unknown methods magic"),
+        ("compare_methods", ["request=sample", "methods=unsir,emmn"], "none of the methods can forget by sample"),
+        ("compare_methods", ["seeds=0"], "seeds must be 1 or more, got 0"),
+        ("compare_methods", ['settings={"unsir": {"no": 1}}'], 'unknown setting "no"'),
+        ("compare_methods", ['settings={"fischer": {}}'], '"fischer" is not compared; did you mean "fisher"?'),
+        ("compare_methods", ["reference=models:/nothing@champion"], "models:/nothing@champion"),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_refused_in_one_line_before_anything_is_written(
+    unlearn: Any, desk: Path, pipeline: str, sets: list[str], words: str
+) -> None:
+    ended = unlearn("run", pipeline, *(word for one in sets for word in ("--set", one)))
+    assert ended.code in (1, 2)
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+    assert listing(desk) == {}
+
+
+def test_ids_come_from_a_file_and_unknown_ones_are_counted_not_shown(unlearn: Any, desk: Path, tiny: Any) -> None:
+    asked = [f"model={tiny.bundle.folder}", f"manifest={tiny.source}", "ids=ids.txt"]
+    sets = [word for one in asked for word in ("--set", one)]
+    (desk / "ids.txt").write_text("canary-7f3a-0000\ncanary-7f3a-9999\n\n")
+    ended = unlearn("run", "delete_samples", *sets)
+    assert ended.code == 2
+    assert "1 of the 2 sample ids match no train row" in ended.err
+    assert "canary" not in ended.err + ended.out
+    (desk / "ids.txt").write_text("\n")
+    assert "names nobody" in unlearn("run", "delete_samples", *sets).err
+    (desk / "ids.txt").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in unlearn("run", "delete_samples", *sets).err

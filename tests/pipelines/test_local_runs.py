@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 import torch
 from kfp import compiler, dsl
-from support.chain import DEFAULTS
+from support.chain import CANARY, DEFAULTS
 
 from unlearning.data.samples import Rows
+from unlearning.data.selection import as_ranges
 from unlearning.data.sources import make_manifest
 from unlearning.errors import PipelineError
 from unlearning.metrics.accuracy import accuracy
 from unlearning.models.bundle import load_bundle, read_bundle
+from unlearning.policy.gates import CLASS_POLICY, ROWS_POLICY
 from unlearning.storage import download_folder, open_store
 from unlearning.tracking import Registry, promote_bundle
 from unlearning.training import predict
@@ -34,7 +36,7 @@ from unlearning_pipelines.runs import run_pipeline
 pytestmark = pytest.mark.slow
 
 UNLEARN = str(Path(sys.executable).with_name("unlearn"))
-STAGES = {"load_model", "select", "synthesize", "impair", "repair", "evaluate", "attack", "gate", "promote"}
+STAGES = {"load_model", "select", "synthesize", "impair", "repair", "distill", "evaluate", "attack", "gate", "promote"}
 
 
 def environment(**changed: str) -> dict[str, str]:
@@ -135,7 +137,9 @@ def at_home(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_demo_says_all_that_a_script_wants_to_know(demo: Demo) -> None:
     result = demo.result
-    assert set(result) == {"pipeline", "verdict", "metrics", "model_uri", "report", "mlflow_run_id", "seconds"}
+    assert set(result) == {
+        "pipeline", "verdict", "metrics", "model_uri", "report", "summary", "mlflow_run_id", "seconds"
+    }  # fmt: skip
     assert (result["pipeline"], result["verdict"]) == ("delete_class", "pass")
     assert result["metrics"]["forget_accuracy.test.original"] > 0.9
     assert result["metrics"]["forget_accuracy.test.unlearned"] <= 0.05
@@ -242,28 +246,15 @@ def test_a_run_killed_at_promotion_changes_nothing_and_the_compiled_yaml_complet
 
     # Both runs had one seed, and one went through the catalogue, the other through the YAML.
     here = sorted(
-        (path.stat().st_mtime_ns, path) for path in at_home.glob("runs/*/repair/unlearned/weights.safetensors")
+        (path.stat().st_mtime_ns, path) for path in at_home.glob("runs/*/distill/unlearned/weights.safetensors")
     )
     first, second = (path.read_bytes() for _, path in here[-2:])
     assert first == second
 
 
-def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(
-    s3: str, mlflow_server: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "home"
-    for name in [name for name in os.environ if re.match("UNLEARN_|MLFLOW_", name)]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "UNLEARN_HOME": str(home),
-        "UNLEARN_STORE": f"s3://{s3}/unlearning",
-        "UNLEARN_EXPERIMENT": s3,
-        "MLFLOW_TRACKING_URI": mlflow_server,
-        "OMP_NUM_THREADS": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
+def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(served: str, tiny: Any, tmp_path: Path) -> None:
+    s3, home = served, tmp_path / "home"
     runs = tracker()
-    runs.prepare()
     promote_bundle(runs, store(), tiny.bundle, name=s3, run_id="", outcome="pass")
 
     def impairing() -> bool:
@@ -300,6 +291,105 @@ def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(
     kept = {entry.path for entry in runs.client.list_artifacts(result.mlflow_run_id)}
     assert "report.html" in kept
     assert {path.name for path in home.iterdir()} == {"kfp-unlearning.json", "runs"}
+
+
+@pytest.fixture
+def served(s3: str, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """This process works against S3 and an MLflow server; the name of a bucket and experiment of its own."""
+    for name in [name for name in os.environ if re.match("UNLEARN_|MLFLOW_", name)]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "UNLEARN_HOME": str(tmp_path / "home"),
+        "UNLEARN_STORE": f"s3://{s3}/unlearning",
+        "UNLEARN_EXPERIMENT": s3,
+        "MLFLOW_TRACKING_URI": mlflow_server,
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    tracker().prepare()
+    return s3
+
+
+def test_rows_are_forgotten_on_a_server_and_s3_and_a_second_request_adds_to_the_first(
+    served: str, tiny: Any, tmp_path: Path
+) -> None:
+    promote_bundle(tracker(), store(), tiny.bundle, name=served, run_id="", outcome="pass")
+    data = make_manifest(tiny.source)
+    ids = data.table["sample_id"].take(data.rows("train")).to_pylist()
+    store().put("requests/first.txt", "\n".join(ids[:9]).encode())
+    store().put("requests/second.txt", "\n".join(ids[6:15]).encode())
+    settings = {"epochs": 2, "watch": "never"}
+    policy = dict.fromkeys(set(ROWS_POLICY) - {"weights_changed"}, "none")
+    for name in ("first", "second"):
+        result = run_pipeline(
+            "delete_samples",
+            {
+                "model": f"models:/{served}@champion",
+                "manifest": tiny.source,
+                "ids": f"s3://{served}/unlearning/requests/{name}.txt",
+                "register_as": served,
+                "settings": settings,
+                "policy": policy,
+            },
+            on_stage=lambda *_: None,
+        )
+        assert result.verdict == "pass"
+        assert set(result.seconds) == {*STAGES - {"synthesize", "impair", "repair"}, "total"}
+        logged = tracker().client.get_run(result.mlflow_run_id)
+        assert logged.info.status == "FINISHED"
+        assert CANARY not in str(logged.data) + Path(result.report).read_text()
+    card = fetch_model(f"models:/{served}@champion", tmp_path / "fetched").card
+    assert card.forgotten_rows == {data.digest: as_ranges(data.rows("train")[:15])}
+    files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("emmn", {"noise_steps": 3, "noise_batch": 8, "proxy_batches": 1, "attempts": 1}),
+        ("gated_transfer", {"cycles": 4, "batch_size": 16, "generator_width": 8, "monitor_every": 2, "threshold": 0.9}),
+    ],
+)
+def test_a_class_is_forgotten_without_data_on_a_server_and_s3(
+    served: str, tiny: Any, method: str, settings: dict[str, Any]
+) -> None:
+    promote_bundle(tracker(), store(), tiny.bundle, name=served, run_id="", outcome="pass")
+    arguments = _tiny(tiny.source, f"models:/{served}@champion", register_as=served, method=method, settings=settings)
+    policy = dict.fromkeys(set(CLASS_POLICY) - {"weights_changed"}, "none")
+    result = run_pipeline("delete_class_zero_shot", {**arguments, "policy": policy}, on_stage=lambda *_: None)
+    assert result.verdict == "pass"
+    assert set(result.seconds) == {*STAGES, "total"}
+    assert Registry(tracker()).version(served, "champion").version == 2
+    assert not list(store().keys("checkpoints"))
+
+
+def test_methods_are_compared_on_a_server_and_s3_and_nothing_is_registered(served: str, tiny: Any) -> None:
+    promote_bundle(tracker(), store(), tiny.bundle, name=served, run_id="", outcome="pass")
+    result = run_pipeline(
+        "compare_methods",
+        {
+            "model": f"models:/{served}@champion",
+            "manifest": tiny.source,
+            "forget": ["two"],
+            "methods": ["unsir", "fine_tune", "amnesiac"],
+            "settings": {"unsir": DEFAULTS["settings"]},
+            "seeds": 2,
+        },
+        on_stage=lambda *_: None,
+    )
+    assert (result.verdict, result.model_uri) == ("", "")
+    assert set(result.seconds) == {"load_model", "select", "retrain", "compare", "total"}
+    for name in ("original", "retrained", "unsir", "fine_tune", "amnesiac"):
+        assert f"{name}.forgetting_gap" in result.metrics
+    assert result.metrics["retrained.forgetting_gap"] == 0
+    logged = tracker().client.get_run(result.mlflow_run_id)
+    assert logged.info.status == "FINISHED"
+    page, text = (Path(path).read_text() for path in (result.report, result.summary))
+    for name in ("retrained", "unsir", "fine_tune", "amnesiac"):
+        assert name in page
+        assert name.replace("_", "\\_") in text
+    assert Registry(tracker()).version(served, "champion").version == 1
 
 
 def test_a_run_that_is_told_to_stop_ends_its_stages_and_its_mlflow_run(at_home: Path, tiny: Any) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from kfp import dsl
 
+from unlearning.config import as_plain
 from unlearning.data.samples import Rows
 from unlearning.data.sources import make_manifest
 from unlearning.models.architectures import build
 from unlearning.models.bundle import Bundle, save_bundle
 from unlearning.training import Recipe, build_seeded, generator, train
 from unlearning_components.attack import attack
+from unlearning_components.distill import distill
 from unlearning_components.evaluate import evaluate
 from unlearning_components.gate import gate
 from unlearning_components.impair import impair
@@ -33,6 +35,7 @@ COMPONENTS = {
     "synthesize": synthesize,
     "impair": impair,
     "repair": repair,
+    "distill": distill,
     "evaluate": evaluate,
     "attack": attack,
     "gate": gate,
@@ -92,15 +95,21 @@ class Chain:
         made: dict[str, dsl.Artifact] = {}
         values: dict[str, Any] = {}
         for name, parameter in inspect.signature(function).parameters.items():
-            kind, *annotations = get_args(parameter.annotation) or (parameter.annotation,)
+            optional = type(None) in get_args(parameter.annotation)
+            annotation = get_args(parameter.annotation)[0] if optional else parameter.annotation
+            kind, *annotations = get_args(annotation) or (annotation,)
             if annotations and annotations[0].__name__ == "OutputAnnotation":
                 path = self.folder / stage / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 made[name] = values[name] = kind(name=name, uri=str(path))
             elif annotations:
-                values[name] = self.artifacts[name]
-            else:
-                values[name] = self.run if name == "run" else self.parameters.get(name)
+                wanted = "repaired" if (stage, name) == ("distill", "model") else name
+                if wanted in self.artifacts or not optional:
+                    values[name] = self.artifacts[wanted]
+            elif name == "run":
+                values[name] = self.run
+            elif name in self.parameters or parameter.default is parameter.empty:
+                values[name] = self.parameters.get(name)
         result = function(**{**values, **changed})
         for name, artifact in made.items():
             self.artifacts[f"{stage}.{name}" if name == "metrics" else name] = artifact
@@ -142,7 +151,7 @@ def tiny_bundle(source: str, folder: Path) -> Bundle:
     """A small network trained on a source in a second or two."""
     data = make_manifest(source)
     recipe = Recipe(epochs=6, learning_rate=0.01, batch_size=32)
-    card = card_to_train(data, "allcnn", {"width": 0.0625}, {"epochs": recipe.epochs})
+    card = card_to_train(data, "allcnn", {"width": 0.0625}, as_plain(recipe))
     network = build_seeded(
         lambda: build(card.architecture, card.arguments, input_shape=card.input_shape, outputs=card.outputs), 0
     )

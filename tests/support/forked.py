@@ -19,6 +19,7 @@ from support.chain import Chain
 
 import unlearning.storage.folder as folder_store
 from unlearning.tracking import Registry, Tracker, promotion
+from unlearning_components.handover import Checkpoints
 
 READY = (
     "matplotlib.figure",
@@ -29,6 +30,7 @@ READY = (
     "sklearn.metrics",
     "sklearn.svm",
     "unlearning.attacks.membership",
+    "unlearning.methods.gated_transfer",
     "unlearning.methods.unsir",
     "unlearning.metrics.classification",
     "unlearning_components.reports",
@@ -89,7 +91,17 @@ def after_the_champion_was_named() -> None:
     Tracker.close = die  # type: ignore[method-assign,assignment]
 
 
-PLACES: dict[str, Callable[[], None]] = {
+def after_a_checkpoint() -> None:
+    real = Checkpoints.write
+
+    def write(self: Checkpoints, state: Any) -> None:
+        real(self, state)
+        die()
+
+    Checkpoints.write = write  # type: ignore[method-assign]
+
+
+AT_PROMOTION: dict[str, Callable[[], None]] = {
     place.__name__: place
     for place in (
         in_the_middle_of_a_stage,
@@ -101,6 +113,7 @@ PLACES: dict[str, Callable[[], None]] = {
         after_the_champion_was_named,
     )
 }
+PLACES = {**AT_PROMOTION, "after_a_checkpoint": after_a_checkpoint}
 
 
 def serve(order: dict[str, Any]) -> None:

@@ -218,6 +218,41 @@ def exact_duplicates(inputs: np.ndarray[Any, Any], rows_a: RowNumbers, rows_b: R
     return sum(_fingerprint(inputs[row]) in seen for row in rows_b)
 
 
+def as_ranges(rows: RowNumbers) -> str:
+    """Row numbers as text: distinct, ascending, neighbours joined.
+
+    Example:
+        >>> as_ranges(np.array([9, 3, 7, 8]))
+        '3,7-9'
+    """
+    rows = np.unique(rows)
+    if not len(rows):
+        return ""
+    ends = np.flatnonzero(np.diff(rows) > 1)
+    firsts, lasts = rows[np.append(0, ends + 1)], rows[np.append(ends, len(rows) - 1)]
+    return ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(firsts, lasts, strict=True))
+
+
+def from_ranges(text: str, *, most: int) -> RowNumbers:
+    """The row numbers that `as_ranges` wrote.
+
+    Args:
+        text: "3,7-9", or empty.
+        most: Rows below this number exist.
+
+    Raises:
+        DataError: When it is no such text, or names rows that do not exist.
+    """
+    try:
+        pairs = [part.partition("-") for part in text.split(",") if part]
+        ends = [(int(first), int(last or first)) for first, _, last in pairs]
+        if any(not 0 <= first <= last < most for first, last in ends):
+            raise ValueError("it names rows that do not exist")
+    except ValueError as error:
+        raise DataError(f"row numbers as text cannot be read ({error}): wanted 3,7-9 below {most}") from error
+    return np.concatenate([np.arange(a, b + 1) for a, b in ends]) if ends else np.empty(0, np.int64)
+
+
 _PARTS = ("forget", "retain", "available", "holdout_forget", "holdout_retain", "calibration")
 _CALIBRATION = 1 << 32  # no class index: its draw is its own
 

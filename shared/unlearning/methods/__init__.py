@@ -5,15 +5,17 @@ Reading the table imports no torch; `Method.configure` and `Method.stage` import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from math import prod
+from statistics import median
+from typing import Any, get_type_hints
 
-from unlearning.config import nearest
+from unlearning.config import Setting, nearest, settings_of
 from unlearning.errors import UsageError
 
-STAGES = ("synthesize", "impair", "repair")
+STAGES = ("synthesize", "impair", "repair", "distill")
 """Stages that change a model, in the order in which a pipeline runs them."""
 
 
@@ -39,18 +41,51 @@ class Facts:
     learning_rate: float = 0.0
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        counts: Iterable[int],
+        *,
+        input_shape: Sequence[int],
+        forget_classes: int,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Facts:
+        """The facts from plain numbers.
+
+        Args:
+            counts: Retain rows at hand, by class; 0 for forgotten ones.
+            input_shape: Of one input.
+            forget_classes: How many.
+            recipe: Fields of `unlearning.training.Recipe` and "fine_tuned"; None: unknown.
+        """
+        recipe, there = recipe or {}, [count for count in counts if count]
+        return cls(
+            retain_rows=sum(there),
+            retain_per_class=int(median(there)) if there else 0,
+            input_size=prod(input_shape),
+            forget_classes=forget_classes,
+            fine_tuned=bool(recipe.get("fine_tuned", False)),
+            learning_rate=float(recipe["learning_rate"]) if recipe.get("optimiser") == "adam" else 0.0,
+            recipe=dict(recipe),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """One row of the table.
 
     Attributes:
-        title: The method's name in the literature.
+        title: What it does, in a line.
         source: Where it comes from.
         module: Holds `configure(settings, facts)` and a function for each stage that the method has.
         stages: Those stages; for the others a pipeline passes its model through.
         reads: The rows that it reads: "forget", "retain", "calibration"; empty: no data of any kind.
+        labels: Those of them whose labels it uses too.
+        makes: Further models that it makes on the way.
+        tasks: What the model may do: "classification".
         requests: The kinds of request that it serves: "class", "subject", "sample".
+        every_row: Whether it is given all retain rows, also where a request bounds how many a method may use.
+        limits: What it is known to do badly.
         claim: What a pass means, and what it does not.
     """
 
@@ -59,7 +94,12 @@ class Method:
     module: str
     stages: tuple[str, ...]
     reads: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("classification",)
     requests: tuple[str, ...]
+    every_row: bool = False
+    limits: str
     claim: str
 
     def configure(self, settings: Mapping[str, Any], facts: Facts) -> Any:
@@ -71,30 +111,195 @@ class Method:
         function: Callable[..., Any] = getattr(import_module(self.module), name)
         return function
 
+    def settings(self) -> list[Setting]:
+        """What can be set, with the defaults; those of origin "rule" are what `configure` changes by the facts."""
+        return settings_of(get_type_hints(import_module(self.module).configure)["return"])
+
+
+SUPPRESSED = "The outputs no longer show the class; the weights may still hold traces of it."
+AS_UNSEEN = "The rows no longer look trained on to the attacks that were run; others may still find a trace."
 
 METHODS: dict[str, Method] = {
     "unsir": Method(
-        title="UNSIR: impair with error-maximising noise, repair on retain data",
+        title="impair with error-maximising noise, repair on retain data",
         source="arXiv:2111.08947",
         module="unlearning.methods.unsir",
         stages=("synthesize", "impair", "repair"),
         reads=("retain",),
+        labels=("retain",),
         requests=("class",),
-        claim="Suppresses whole classes without touching their data; says nothing of single rows or features.",
+        limits="Its noise is learned for an output, so it knows classes only. Impairing on retain data alone forgot as "
+        "well wherever we measured it.",
+        claim=SUPPRESSED,
+    ),
+    "emmn": Method(
+        title="impair and repair on noise alone: error-maximising for the class, error-minimising for all others",
+        source="arXiv:2201.05629",
+        module="unlearning.methods.emmn",
+        stages=("synthesize", "impair", "repair"),
+        reads=(),
+        requests=("class",),
+        limits="Other classes lose accuracy, some models much of it. The authors released no code for it.",
+        claim=SUPPRESSED,
+    ),
+    "gated_transfer": Method(
+        title="a new network learns from the original on invented images that show no forgotten class",
+        source="arXiv:2201.05629",
+        module="unlearning.methods.gated_transfer",
+        stages=("distill",),
+        reads=(),
+        makes=("a generator of images", "a new network"),
+        requests=("class",),
+        limits="Slow, and hard for deep networks on natural images. What the original says of other classes still "
+        "carries what it learned from the forgotten one.",
+        claim=SUPPRESSED,
+    ),
+    "incompetent_teacher": Method(
+        title="imitate a random network on the forget rows and the original on retain rows",
+        source="arXiv:2205.08096",
+        module="unlearning.methods.incompetent_teacher",
+        stages=("distill",),
+        reads=("forget", "retain", "calibration"),
+        labels=("forget", "calibration"),
+        makes=("one or more random networks",),
+        requests=("class", "subject", "sample"),
+        limits="With few forget rows it cannot tell well when they look unseen. Without rows set apart to calibrate by "
+        "it forgets too much, which shows as well as too little.",
+        claim=AS_UNSEEN,
+    ),
+    "amnesiac": Method(
+        title="train on with a wrong label for every forget row",
+        source="arXiv:2010.10981",
+        module="unlearning.methods.amnesiac",
+        stages=("distill",),
+        reads=("forget", "retain"),
+        labels=("forget", "retain"),
+        requests=("class", "subject", "sample"),
+        limits="Single rows come out more wrong than unseen ones, and stand out by that.",
+        claim=AS_UNSEEN,
+    ),
+    "fine_tune": Method(
+        title="train on with the retain rows alone",
+        source="a baseline of most papers",
+        module="unlearning.methods.fine_tune",
+        stages=("distill",),
+        reads=("retain",),
+        labels=("retain",),
+        requests=("class", "subject", "sample"),
+        limits="A baseline: nothing makes it forget.",
+        claim=AS_UNSEEN,
+    ),
+    "gradient_ascent": Method(
+        title="climb the loss of the forget rows until the retain rows suffer (NegGrad)",
+        source="a baseline of arXiv:2111.08947 and others",
+        module="unlearning.methods.gradient_ascent",
+        stages=("distill",),
+        reads=("forget", "retain"),
+        labels=("forget", "retain"),
+        requests=("class", "subject", "sample"),
+        limits="A baseline: the loss has no upper bound, and either little is forgotten or much is broken.",
+        claim=AS_UNSEEN,
+    ),
+    "negative_gradient_plus": Method(
+        title="descend the loss of retain rows while climbing that of forget rows (NegGrad+)",
+        source="arXiv:2302.09880",
+        module="unlearning.methods.negative_gradient_plus",
+        stages=("distill",),
+        reads=("forget", "retain"),
+        labels=("forget", "retain"),
+        requests=("class", "subject", "sample"),
+        limits="A baseline: where it stops between remembering and over-forgetting is a matter of its settings.",
+        claim=AS_UNSEEN,
+    ),
+    "fisher": Method(
+        title="add noise to the weights that retain rows depend on least",
+        source="arXiv:1911.04933",
+        module="unlearning.methods.fisher",
+        stages=("distill",),
+        reads=("retain",),
+        requests=("class", "subject", "sample"),
+        limits="A baseline: one scale of noise suits no two networks, and its time grows with the number of classes.",
+        claim=AS_UNSEEN,
+    ),
+    "retrain": Method(
+        title="train a new network on the retain rows by the original's recipe",
+        source="the reference of every paper",
+        module="unlearning.methods.retrain",
+        stages=("distill",),
+        reads=("retain",),
+        labels=("retain",),
+        makes=("a new network",),
+        requests=("class", "subject", "sample"),
+        every_row=True,
+        limits="Costs what the original cost, and needs its recipe.",
+        claim="The network never read the rows. What other networks or copies of the data know is untouched.",
     ),
 }
 
 
-def method(name: str, *, request: str) -> Method:
+def method(name: str, *, request: str, reads: Container[str] | None = None) -> Method:
     """The method of this name, if it serves this kind of request.
+
+    Args:
+        name: Of the method.
+        request: "class", "subject" or "sample".
+        reads: The rows that there are for it; None: all of them.
 
     Raises:
         UsageError: For an unknown name, or a kind that it cannot serve; names the methods that can.
     """
     if name not in METHODS:
         raise UsageError(f'unknown method "{name}"{nearest(name, METHODS)} (valid: {", ".join(METHODS)})')
-    if request not in METHODS[name].requests:
-        able = [other for other, row in METHODS.items() if request in row.requests]
-        hint = f"choose one of {', '.join(able)}" if able else "no method here can"
-        raise UsageError(f"{name} cannot forget by {request}, only by {', '.join(METHODS[name].requests)}; {hint}")
-    return METHODS[name]
+    row = METHODS[name]
+    missing = [part for part in row.reads if reads is not None and part not in reads]
+    if request in row.requests and not missing:
+        return row
+    able = [
+        other
+        for other, row in METHODS.items()
+        if request in row.requests and (reads is None or all(part in reads for part in row.reads))
+    ]
+    hint = f"choose one of {', '.join(able)}" if able else "no method here can"
+    if missing:
+        raise UsageError(f"{name} reads {' and '.join(missing)} rows, and there are none for it here; {hint}")
+    raise UsageError(f"{name} cannot forget by {request}, only by {', '.join(row.requests)}; {hint}")
+
+
+def candidates(request: str, names: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """Methods that serve a request, and why the others do not. `retrain` is the reference, not a candidate.
+
+    Args:
+        request: "class", "subject" or "sample".
+        names: Those wanted; empty: all.
+
+    Raises:
+        UsageError: For an unknown name, or when none is left.
+    """
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise UsageError(f"unknown methods {', '.join(unknown)} (valid: {', '.join(METHODS)})")
+    wanted = [name for name in METHODS if name != "retrain" and (not names or name in names)]
+    refused = {
+        name: f"forgets by {', '.join(METHODS[name].requests)} only"
+        for name in wanted
+        if request not in METHODS[name].requests
+    }
+    chosen = [name for name in wanted if name not in refused]
+    if not chosen:
+        able = [name for name, row in METHODS.items() if request in row.requests]
+        raise UsageError(f"none of the methods can forget by {request}; those that can: {', '.join(able)}")
+    return chosen, refused
+
+
+def settings_by_method(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The settings of several methods, checked to be of these methods.
+
+    Raises:
+        UsageError: For a method that is not among them, or settings that are no mapping.
+    """
+    for name, values in settings.items():
+        if name not in names:
+            raise UsageError(f'settings: "{name}" is not compared{nearest(name, names)} (compared: {", ".join(names)})')
+        if not isinstance(values, Mapping):
+            raise UsageError(f"settings: {name} wants a mapping of its settings, got {values!r}")
+    return dict(settings)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from unlearning.config import build
+from unlearning.config import About, build
 from unlearning.data.samples import Joined
 from unlearning.errors import UsageError
 from unlearning.methods import Facts
@@ -32,11 +32,11 @@ EPOCHS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmnesiacConfig:
-    """Settings of relabelling. Those that `configure` chooses by the data are marked; a given value always wins."""
+    """Settings of relabelling; a given value always wins over the rule."""
 
-    learning_rate: float = 1e-3  # of Adam, by the data: 1e-4 for a fine-tuned backbone
-    epochs: int = EPOCHS  # by the data
-    batch_size: int = 256  # by the data
+    learning_rate: Annotated[float, About("of Adam; a tenth for a fine-tuned backbone", "rule")] = 1e-3
+    epochs: Annotated[int, About("over the retain rows and the relabelled ones", "rule")] = EPOCHS
+    batch_size: Annotated[int, About("rows in an update", "rule")] = 256
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""

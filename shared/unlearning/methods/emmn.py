@@ -11,7 +11,8 @@ throughout: batches of noise would replace them by their own.
 
 How far the repair has to go differs from model to model, and no data say so. Here further images, which the original
 takes for a forgotten class and which are never trained on, do: the repair is tried at rising rates until the model
-gives those classes next to no probability on them. With `attempts` 1 it is tried once.
+gives those classes next to no probability on them, so that the other classes lose no more than forgetting takes. With
+`attempts` 1 it is tried once.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearning.config import build
+from unlearning.config import About, build
 from unlearning.data.samples import Joined, Samples
 from unlearning.errors import UsageError
 from unlearning.methods import Facts
@@ -41,8 +42,8 @@ from unlearning.methods.noise import (
 from unlearning.progress import Progress, silent
 from unlearning.training import device_of, evaluating, optimise
 
-RATES: dict[str, tuple[float, float]] = {"scratch": (0.0005, 0.003), "pretrained": (1e-4, 1e-4)}
-"""Adam's rates to impair and to repair: for a network trained from scratch, and for a fine-tuned backbone."""
+RATES: dict[str, tuple[float, float]] = {"scratch": (0.0005, 0.00075), "pretrained": (1e-4, 1e-4)}
+"""Adam's rates to impair and to repair at first: for a network trained from scratch, and for a fine-tuned backbone."""
 
 ASCENT: dict[str, Any] = {
     "noise_steps": 400,
@@ -61,23 +62,29 @@ UPDATES = 40
 class EmmnConfig:
     """Settings of EMMN. Those that `configure` chooses are marked; a given value always wins."""
 
-    variant: Literal["unsir", "ascent"] = "unsir"
-    rates: Literal["auto", "scratch", "pretrained"] = "auto"  # of variant unsir
-    noise_batch: int = 64  # images in one batch of noise, per class
-    proxy_batches: int = 4  # independent batches for each retain class, and as many for each forgotten one
-    noise_steps: int = 50  # by variant
-    noise_learning_rate: float = 0.1  # of Adam; ascent: of SGD with momentum, halved on a plateau
-    penalty: float = 0.1  # lambda of error-maximising noise, at 3 x 32 x 32 values; by variant
-    proxy_penalty: float = 0.01  # lambda of error-minimising noise, likewise
-    scale_penalty: bool = True  # lambda * 3072 / values above that size
-    noise_chunk: int = 1024  # images in one forward pass; bounds memory, changes nothing else
-    impair_learning_rate: float = 0.0005  # of Adam, by `rates`; ascent: of SGD with momentum
-    repair_learning_rate: float = 0.003  # of Adam, by `rates`
-    impair_epochs: int = 1  # by variant
-    repair_epochs: int = 2
-    forgotten: float = 0.01  # mean probability of the forgotten classes on the probes, at which a repair will do
-    attempts: int = 5  # repairs at most, each at sqrt(2) times the rate of the one before
-    batch_size: int = 0  # 0: so that an epoch takes about `UPDATES` updates, but 16 at least
+    variant: Annotated[Literal["unsir", "ascent"], About("ascent: climb the error on forget noise, without repair")] = (
+        "unsir"
+    )
+    rates: Annotated[Literal["auto", "scratch", "pretrained"], About("which rates; auto: by how it was trained")] = (
+        "auto"
+    )
+    noise_batch: Annotated[int, About("images in one batch of noise, per class")] = 64
+    proxy_batches: Annotated[int, About("independent batches for each class")] = 4
+    noise_steps: Annotated[int, About("updates of the noise")] = 50
+    noise_learning_rate: Annotated[float, About("on the noise, of Adam; ascent: of SGD, halved on a plateau")] = 0.1
+    penalty: Annotated[float, About("lambda of error-maximising noise, at 3 x 32 x 32 values")] = 0.1
+    proxy_penalty: Annotated[float, About("lambda of error-minimising noise, likewise")] = 0.01
+    scale_penalty: Annotated[bool, About("lambda * 3072 / values above that size")] = True
+    noise_chunk: Annotated[int, About("images in one forward pass; bounds memory, changes nothing else")] = 1024
+    impair_learning_rate: Annotated[float, About("of Adam; ascent: of SGD with momentum", "rule")] = 0.0005
+    repair_learning_rate: Annotated[float, About("of Adam, in the first attempt", "rule")] = 0.00075
+    impair_epochs: Annotated[int, About("over all noise")] = 1
+    repair_epochs: Annotated[int, About("over the proxies")] = 2
+    forgotten: Annotated[
+        float, About("mean probability of the forgotten classes on the probes, at which a repair will do")
+    ] = 0.01
+    attempts: Annotated[int, About("repairs at most, each at sqrt(2) times the rate of the one before")] = 9
+    batch_size: Annotated[int, About("of both training stages; 0: for about 40 updates an epoch, but 16 at least")] = 0
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""

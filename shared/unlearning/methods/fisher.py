@@ -15,14 +15,14 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from unlearning.config import build
+from unlearning.config import About, build
 from unlearning.data.samples import Rows, Samples
 from unlearning.methods import Facts
 from unlearning.methods.record import DistillRecord
@@ -43,10 +43,12 @@ layer and of vectors (biases, normalisation)."""
 class FisherConfig:
     """Settings of Fisher forgetting."""
 
-    alpha: float = 1e-6  # scale of the noise's variance
-    labels: Literal["all", "sampled"] = "all"  # expectation over every class, or one drawn for each row
-    rows: int = 1000  # most retain rows that the information is estimated from
-    batch_size: int = 64  # rows whose gradients are held at once
+    alpha: Annotated[float, About("scale of the noise's variance", "code")] = 1e-6
+    labels: Annotated[
+        Literal["all", "sampled"], About("expectation over every class, or one drawn for each row", "code")
+    ] = "all"
+    rows: Annotated[int, About("most retain rows that the information is estimated from")] = 1000
+    batch_size: Annotated[int, About("rows whose gradients are held at once; bounds memory")] = 64
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearning.config import build
+from unlearning.config import About, build
 from unlearning.data.samples import Rows, Samples
 from unlearning.methods import Facts
 from unlearning.methods.record import DistillRecord
@@ -30,13 +30,13 @@ from unlearning.training import optimise, predict
 class GradientAscentConfig:
     """Settings of gradient ascent."""
 
-    learning_rate: float = 0.05  # of SGD; by the data: a tenth for a fine-tuned backbone
-    batch_size: int = 16
-    share_of_epoch: float = 1.0  # of the forget rows; at most 1
-    clip_norm: float = 1.0  # bound of the gradient's norm
-    retain_loss_rise: float = 0.2  # nats; the last model whose mean retain loss rose no more is returned
-    look_every: int = 1  # steps between looks at the retain loss
-    watched_rows: int = 1000  # most retain rows in a look
+    learning_rate: Annotated[float, About("of SGD; a tenth for a fine-tuned backbone", "rule")] = 0.05
+    batch_size: Annotated[int, About("forget rows in an update")] = 16
+    share_of_epoch: Annotated[float, About("share of the forget rows that is climbed, at most 1")] = 1.0
+    clip_norm: Annotated[float, About("bound of the gradient's norm")] = 1.0
+    retain_loss_rise: Annotated[float, About("nats that the mean retain loss may rise before it stops")] = 0.2
+    look_every: Annotated[int, About("updates between looks at the retain loss")] = 1
+    watched_rows: Annotated[int, About("most retain rows in a look")] = 1000
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""

@@ -21,13 +21,13 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearning.config import build
+from unlearning.config import About, build
 from unlearning.data.samples import Joined, Rows, Samples
 from unlearning.methods import Facts
 from unlearning.methods.likeness import Likeness, Watch
@@ -64,23 +64,32 @@ MORE_TEACHERS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncompetentTeacherConfig:
-    """Settings of bad teaching. Those that `configure` chooses by the data are marked; a given value always wins."""
+    """Settings of bad teaching; a given value always wins over the rule."""
 
-    preset: Literal["default", "paper"] = "default"
-    rates: Literal["auto", "scratch", "pretrained"] = "auto"
-    teacher: Literal["random", "uniform"] = "random"
-    teachers: int = 1  # random networks whose probabilities are averaged
-    least_entropy: float = 0.9  # of the teacher on the forget rows, share of ln C; below: more teachers, then uniform
-    keep_forgotten: bool = False  # whether the teacher of a class request may name the forgotten classes
-    temperature: float = 1.0  # tau, of all softmaxes
-    retain_fraction: float = 0.3  # of the retain rows at hand, by the data
-    learning_rate: float = 3e-3  # of Adam, by `rates`
-    schedule: Literal["linear", "constant"] = "linear"  # linear: falls to zero
-    epochs: int = 3  # by the data
-    batch_size: int = 256  # by the data
-    watch: Literal["auto", "calibration", "never"] = "auto"  # auto: for rows of more than one class
-    looks: int = 30  # at the calibration rows, in all
-    watched_rows: int = 1000  # most forget rows, and most calibration rows, in a look
+    preset: Annotated[Literal["default", "paper"], About("a set of values; given ones win")] = "default"
+    rates: Annotated[Literal["auto", "scratch", "pretrained"], About("which rate; auto: by how it was trained")] = (
+        "auto"
+    )
+    teacher: Annotated[Literal["random", "uniform"], About("random: a fresh network of the same kind", "paper")] = (
+        "random"
+    )
+    teachers: Annotated[int, About("random networks whose probabilities are averaged", "paper")] = 1
+    least_entropy: Annotated[
+        float, About("of the teacher on forget rows, share of ln C; below: more networks, then uniform")
+    ] = 0.9
+    keep_forgotten: Annotated[bool, About("whether the teacher of a class request may name the class")] = False
+    temperature: Annotated[float, About("tau, divides all logits", "code")] = 1.0
+    retain_fraction: Annotated[float, About("share of the retain rows at hand that is drawn", "rule")] = 1.0
+    learning_rate: Annotated[float, About("of Adam", "rule")] = 1.5e-2
+    schedule: Annotated[Literal["linear", "constant"], About("of the rate; linear: falls to zero")] = "linear"
+    epochs: Annotated[int, About("over the forget rows and the drawn retain rows", "rule")] = 3
+    batch_size: Annotated[int, About("rows in an update", "rule")] = 256
+    watch: Annotated[
+        Literal["auto", "calibration", "never"],
+        About("compares forget with calibration rows; auto: for rows of more than one class"),
+    ] = "auto"
+    looks: Annotated[int, About("comparisons, spread over the updates")] = 30
+    watched_rows: Annotated[int, About("most forget rows, and most calibration rows, in a comparison")] = 1000
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearning.config import build
+from unlearning.config import About, build
 from unlearning.methods import Facts
 from unlearning.methods.gradient_ascent import clipped
 from unlearning.methods.record import DistillRecord
@@ -30,13 +30,13 @@ from unlearning.training import optimise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NegativeGradientPlusConfig:
-    """Settings of NegGrad+. Those that `configure` chooses by the data are marked; a given value always wins."""
+    """Settings of NegGrad+; a given value always wins over the rule."""
 
-    alpha: float = 0.95  # weight of the retain rows; 1 - alpha that of the forget rows
-    learning_rate: float = 3e-2  # of SGD; by the data: a tenth for a fine-tuned backbone
-    epochs: int = 1  # over the larger of the two sets; by the data
-    batch_size: int = 64  # retain rows, and as many forget rows, in a step; by the data
-    clip_norm: float = 1.0  # bound of the gradient's norm
+    alpha: Annotated[float, About("weight of the retain rows; 1 - alpha that of the forget rows")] = 0.95
+    learning_rate: Annotated[float, About("of SGD; a tenth for a fine-tuned backbone", "rule")] = 3e-2
+    epochs: Annotated[int, About("over the larger of the two sets of rows", "rule")] = 1
+    batch_size: Annotated[int, About("retain rows, and as many forget rows, in an update", "rule")] = 64
+    clip_norm: Annotated[float, About("bound of the gradient's norm")] = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""

@@ -9,13 +9,14 @@ that can initialise themselves, so that blocks of layers keep what they knew.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
 
 from unlearning.config import build
+from unlearning.errors import UsageError
 from unlearning.methods import Facts
 from unlearning.methods.record import DistillRecord
 from unlearning.methods.rows import needed
@@ -26,16 +27,23 @@ from unlearning.training import Recipe, device_of, train
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainConfig(Recipe):
-    """The recipe that the original was trained by, as its card keeps it; give its fields as settings."""
+    """The recipe that the original was trained by, as its card keeps it; a given value always wins."""
 
 
 def configure(settings: Mapping[str, Any], facts: Facts) -> RetrainConfig:
-    """The recipe with these fields; those left out as `Recipe` has them, whatever the facts.
+    """The recipe of the model's card, with these fields replaced; those that neither names are as `Recipe` has them.
 
     Raises:
-        UsageError: For unknown settings or values out of range, all at once.
+        UsageError: When the card has no recipe and no settings are given; for unknown settings or values out of range,
+            all at once.
     """
-    return build(RetrainConfig, settings, what="retrain settings")
+    known = {field.name: facts.recipe[field.name] for field in fields(RetrainConfig) if field.name in facts.recipe}
+    if not known and not settings:
+        names = ", ".join(field.name for field in fields(RetrainConfig))
+        raise UsageError(
+            f"retrain needs the recipe that the model was trained by, its card has none: give it as settings ({names})"
+        )
+    return build(RetrainConfig, {**known, **settings}, what="retrain settings")
 
 
 def distill(

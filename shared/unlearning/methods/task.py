@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -31,3 +31,12 @@ class Task:
     forget: Samples | None = None
     retain: Samples | None = None
     calibration: Samples | None = None
+
+    def restricted(self, reads: Container[str]) -> Task:
+        """The task with those rows only: "forget", "retain", "calibration"."""
+        return replace(
+            self,
+            forget=self.forget if "forget" in reads else None,
+            retain=self.retain if "retain" in reads else None,
+            calibration=self.calibration if "calibration" in reads else None,
+        )

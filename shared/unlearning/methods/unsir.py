@@ -15,12 +15,12 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from unlearning.config import build
+from unlearning.config import About, build
 from unlearning.data.samples import Joined, Samples
 from unlearning.methods import Facts
 from unlearning.methods.noise import (
@@ -80,24 +80,30 @@ REPAIR_SHARE = 0.4
 class UnsirConfig:
     """Settings of UNSIR. Those that `configure` chooses by the data are marked; a given value always wins."""
 
-    preset: Literal["default", "paper", "code"] = "default"
-    rates: Literal["auto", "scratch", "pretrained"] = "auto"
-    noise: Literal["error_maximising", "none"] = "error_maximising"  # none: a control, impaired on retain data alone
-    noise_batch: int = 256  # images learned per class
-    noise_steps: int = 40
-    noise_learning_rate: float = 0.1  # of Adam
-    penalty: float = 0.1  # lambda, at 3 x 32 x 32 values
-    scale_penalty: bool = True  # lambda * 3072 / values above that size
-    noise_batchnorm: Literal["frozen", "training"] = "frozen"
-    noise_chunk: int = 1024  # images in one forward pass; bounds memory, changes nothing else
-    noise_images: int = 1000  # per class in the impair set, by the data
-    distinct_images: int = 0  # of each bank; 0: all
-    noise_labels: Literal["own", "first"] = "own"
-    impair_learning_rate: float = 0.004  # of Adam, by `rates`
-    repair_learning_rate: float = 0.0015  # of Adam, by `rates`
-    impair_epochs: int = 1  # by the data
-    repair_epochs: int = 1
-    batch_size: int = 256  # by the data
+    preset: Annotated[Literal["default", "paper", "code"], About("a set of values; given ones win")] = "default"
+    rates: Annotated[Literal["auto", "scratch", "pretrained"], About("which rates; auto: by how it was trained")] = (
+        "auto"
+    )
+    noise: Annotated[
+        Literal["error_maximising", "none"], About("none: a control, impaired on retain data alone", "paper")
+    ] = "error_maximising"
+    noise_batch: Annotated[int, About("images learned per class", "code")] = 256
+    noise_steps: Annotated[int, About("updates of the noise", "code")] = 40
+    noise_learning_rate: Annotated[float, About("of Adam, on the noise", "code")] = 0.1
+    penalty: Annotated[float, About("lambda of the noise, at 3 x 32 x 32 values", "code")] = 0.1
+    scale_penalty: Annotated[bool, About("lambda * 3072 / values above that size")] = True
+    noise_batchnorm: Annotated[Literal["frozen", "training"], About("BatchNorm while noise is learned")] = "frozen"
+    noise_chunk: Annotated[int, About("images in one forward pass; bounds memory, changes nothing else")] = 1024
+    noise_images: Annotated[int, About("per class in the impair set: as many as a retain class has rows", "rule")] = (
+        1000
+    )
+    distinct_images: Annotated[int, About("learned images used per class; 0: all")] = 0
+    noise_labels: Annotated[Literal["own", "first"], About("class that noise is labelled with", "paper")] = "own"
+    impair_learning_rate: Annotated[float, About("of Adam", "rule")] = 0.004
+    repair_learning_rate: Annotated[float, About("of Adam", "rule")] = 0.0015
+    impair_epochs: Annotated[int, About("over noise and retain rows", "rule")] = 1
+    repair_epochs: Annotated[int, About("over retain rows", "paper")] = 1
+    batch_size: Annotated[int, About("of both training stages", "rule")] = 256
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""

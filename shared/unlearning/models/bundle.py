@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +42,7 @@ PICKLES = frozenset({".pt", ".pth", ".th", ".pkl", ".pickle", ".bin", ".ckpt", "
 _DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 _PART = ".card.json.part"
 _SHA256 = re.compile(r"[0-9a-f]{64}|")
+_RANGES = re.compile(r"[0-9]{1,12}(-[0-9]{1,12})?(,[0-9]{1,12}(-[0-9]{1,12})?)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class ModelCard:
         manifest_sha256: Digest of the training manifest, or "" when unknown.
         parent: Digest of the bundle that this one was made from, or "".
         forgotten: Names of the classes forgotten so far, by this model and its parents.
+        forgotten_rows: Digest of a manifest to those of its rows that were forgotten so far: "3,7-9".
         recipe: How it was trained, or None when unknown.
         method: How it was unlearned (name, settings, seed), or None.
         made_by: The program that wrote the bundle; `save_bundle` fills it.
@@ -82,6 +84,7 @@ class ModelCard:
     manifest_sha256: str = ""
     parent: str = ""
     forgotten: tuple[str, ...] = ()
+    forgotten_rows: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] | None = None
     method: dict[str, Any] | None = None
     made_by: str = ""
@@ -114,6 +117,8 @@ class ModelCard:
             yield f"{len(self.mean)} means and {len(self.std)} deviations for inputs {list(self.input_shape)}"
         if not all(map(math.isfinite, (*self.mean, *self.std))) or not all(value > 0 for value in self.std):
             yield "mean and std must be finite, std above 0"
+        if not all(_SHA256.fullmatch(key) and _RANGES.fullmatch(rows) for key, rows in self.forgotten_rows.items()):
+            yield 'forgotten_rows wants manifest digests to row numbers such as "3,7-9"'
         for name in ("manifest_sha256", "parent", "weights_sha256"):
             if not _SHA256.fullmatch(getattr(self, name)):
                 yield f"{name} is neither a sha256 (64 hex digits) nor empty"

@@ -72,7 +72,7 @@ def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) ->
     """The default policy with some bounds replaced.
 
     Args:
-        overrides: Metric name to {"low", "high", "why"}; None drops the gate.
+        overrides: Metric name to {"low", "high", "why"}; "none" drops the gate (parameters of a pipeline know no null).
         default: What is replaced in.
 
     Raises:
@@ -84,7 +84,7 @@ def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) ->
             raise UsageError(
                 f'policy: unknown metric "{metric}"{nearest(metric, default)} (valid: {", ".join(default)})'
             )
-        if bound is None:
+        if bound is None or bound == "none":
             del policy[metric]
             continue
         if not isinstance(bound, Mapping):

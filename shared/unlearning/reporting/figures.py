@@ -276,6 +276,53 @@ def training_curves(histories: Mapping[str, Sequence[float]]) -> bytes:
         return _svg(figure)
 
 
+def method_comparison(points: Sequence[tuple[str, float, float, float]]) -> bytes:
+    """SVG: methods by how far they forget from retraining (to the left: as it does) and how well the rest works (up).
+
+    Args:
+        points: Name, forgetting gap and accuracy on unseen retained rows as shares, and seconds (0: not known) of each;
+            "original" and "retrained" have marks of their own.
+    """
+    if not points:
+        raise DataError("a comparison needs at least one method")
+    gaps, uses = (100 * np.array([point[place] for point in points]) for place in (1, 2))
+    longest = max((point[3] for point in points), default=0.0) or 1.0
+    marks = {"original": ("s", QUIET), "retrained": ("*", ORIGINAL)}
+    with _style():
+        figure, axes = _figure(WIDTH, 5.4)
+        for (name, _, _, seconds), x, y in zip(points, gaps, uses, strict=True):
+            marker, colour = marks.get(name, ("o", UNLEARNED))
+            size = 190.0 if name in marks else 40 + 900 * seconds / longest
+            above = 4 if name in marks else 3
+            axes.scatter(x, y, s=size, marker=marker, color=colour, alpha=0.85, edgecolor="white", zorder=above)
+        _labels_apart(axes, [_short(point[0], 26) for point in points], gaps, uses)
+        axes.set_xlabel("forgetting gap to the retrained model, points")
+        axes.set_ylabel("accuracy on everything else, unseen, %")
+        axes.grid(color=RULE, linewidth=0.8, zorder=0)
+        axes.margins(0.12, 0.28)
+        axes.set_xlim(left=min(-2.0, float(gaps.min()) - 0.04 * (float(np.ptp(gaps)) or 1)))
+        for share in (0.1, 1.0):
+            axes.scatter([], [], s=40 + 900 * share, color=UNLEARNED, alpha=0.75, label=duration(share * longest))
+        axes.legend(title="time", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelspacing=1.8)
+        return _svg(figure)
+
+
+def _labels_apart(axes: Axes, names: Sequence[str], x: Array, y: Array) -> None:
+    """Names on the right of the points, from the lowest up, each above those it would cover; a line to its point."""
+    width, height = (float(np.ptp(values)) or 1.0 for values in (x, y))
+    placed: list[tuple[float, float]] = []
+    for row in np.argsort(y, kind="stable"):
+        left, at = float(x[row]) + 0.03 * width, float(y[row])
+        for other, taken in sorted(placed, key=lambda pair: pair[1]):
+            if abs(other - left) < 0.3 * width and abs(taken - at) < height / 16:
+                at = taken + height / 16
+        placed.append((left, at))
+        line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2}
+        axes.annotate(
+            names[row], (x[row], y[row]), xytext=(left, at), va="center", fontsize=9, arrowprops=line, zorder=5
+        )
+
+
 def stage_times(seconds: Mapping[str, float]) -> bytes:
     """SVG: how long each stage took, a bar each, in the mapping's order.
 

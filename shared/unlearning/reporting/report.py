@@ -9,10 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from unlearning.errors import UsageError
@@ -27,18 +26,27 @@ RECOGNISED = 0.05
 WORDS = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 _MEDIA_TYPES = ("image/svg+xml", "image/png")
 _ROWS = {
-    "forget_train": "training rows of the forgotten classes",
-    "retain_train": "training rows of the other classes",
-    "retain_available": "of those, available to the method",
-    "forget_test": "unseen rows of the forgotten classes",
-    "retain_test": "unseen rows of the other classes",
+    "class": {
+        "forget_train": "training rows of the forgotten classes",
+        "retain_train": "training rows of the other classes",
+        "retain_available": "of those, available to the method",
+        "forget_test": "unseen rows of the forgotten classes",
+        "retain_test": "unseen rows of the other classes",
+    },
+    "rows": {
+        "forget_train": "training rows that were forgotten",
+        "retain_train": "all other training rows",
+        "retain_available": "of those, available to the method",
+        "forget_test": "unseen rows of the same people",
+        "retain_test": "unseen rows",
+    },
 }
 # Figure name: section, heading, caption.
 _FIGURES = {
     "per_class_accuracy": (
         "classes",
         "Accuracy of each class",
-        "Ring: before. Diamond: after. Hatched rows are the forgotten classes; the other rows should hardly move.",
+        "Ring: before. Diamond: after. Hatched rows are forgotten classes; all other rows should hardly move.",
     ),
     "prediction_distribution": (
         "classes",
@@ -62,6 +70,13 @@ _FIGURES = {
         "What was learned in place of the forgotten data",
         "Inputs made from the model alone, a row for each class. The forgotten data were not used to make them.",
     ),
+    "noise_objective": ("method", "How it was learned", "The objective at each step."),
+    "pseudo_samples": (
+        "method",
+        "What the new network learned from",
+        "Images invented by a generator. The original sees no forgotten class in them; no real data went into them.",
+    ),
+    "distillation": ("method", "While it learned", "One panel for each series, one value for each step or look."),
     "stage_times": ("time", "Time of each stage", ""),
 }
 
@@ -119,7 +134,7 @@ class RunReport:
         unlearned_digest: sha256 of the unlearned model.
         manifest_digest: sha256 of the data manifest.
         dataset_name: As the user calls it.
-        forget_classes: Names of the forgotten classes.
+        forget_classes: Names of the forgotten classes; empty when rows or people were forgotten.
         rows: Set name (forget_train, retain_train, retain_available, forget_test, retain_test) to number of rows.
         metrics: Every measured number by its name; None: it could not be measured.
         per_class: One row per class, in class order.
@@ -130,6 +145,8 @@ class RunReport:
         not_claimed: What nobody may conclude from this report, a sentence each.
         attacks: One row per attack.
         finished: When the run ended, as the caller writes it; empty: not said.
+        request: What was forgotten: "class", "subject" or "sample".
+        notes: What the method said of its own course.
     """
 
     title: str
@@ -155,14 +172,25 @@ class RunReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
+    request: str = "class"
+    notes: Mapping[str, str | float | int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse pictures that a page must not carry."""
-        for name, (media_type, _) in self.figures.items():
-            if media_type not in _MEDIA_TYPES:
-                raise UsageError(
-                    f'report figure "{clean(name)}": wanted {" or ".join(_MEDIA_TYPES)}, got "{clean(media_type)}"'
-                )
+        check_figures(self.figures)
+
+
+def check_figures(figures: Mapping[str, tuple[str, bytes]]) -> None:
+    """Nothing, when a page may carry them all.
+
+    Raises:
+        UsageError: For another media type than SVG and PNG.
+    """
+    for name, (media_type, _) in figures.items():
+        if media_type not in _MEDIA_TYPES:
+            raise UsageError(
+                f'report figure "{clean(name)}": wanted {" or ".join(_MEDIA_TYPES)}, got "{clean(media_type)}"'
+            )
 
 
 def verdict_sentence(report: RunReport) -> str:
@@ -176,7 +204,7 @@ def verdict_sentence(report: RunReport) -> str:
 
 def render_html(report: RunReport) -> str:
     """One HTML page that needs nothing else: no script, no other resource; the same report gives the same text."""
-    return _template().render(
+    return page_template("report.html.j2").render(
         report=report,
         word=WORDS[report.verdict.outcome],
         sentence=_sentence(report),
@@ -184,7 +212,9 @@ def render_html(report: RunReport) -> str:
         figures=_figures_by_section(report),
         shown_classes=_shown_classes(report.per_class),
         settings=[(key, _setting(value)) for key, value in report.settings.items()],
-        rows=[(_ROWS.get(key, key), count) for key, count in report.rows.items()],
+        rows=[(_rows(report).get(key, key), count) for key, count in report.rows.items()],
+        forgotten=_forgotten(report, most=20),
+        notes=[(key.replace("_", " "), _setting(value)) for key, value in report.notes.items()],
         total=sum(report.seconds.values()),
     )
 
@@ -193,11 +223,11 @@ def render_markdown(report: RunReport) -> str:
     """A short summary in Markdown: the verdict, the gates, what was run, what is not claimed; no HTML."""
     sentence = _sentence(report)
     lines = [
-        f"# {_markdown(clean(report.title, 200))}",
+        f"# {escaped_markdown(clean(report.title, 200))}",
         "",
-        f"**{WORDS[report.verdict.outcome]}**: {_markdown(plain(sentence))}",
+        f"**{WORDS[report.verdict.outcome]}**: {escaped_markdown(plain(sentence))}",
         "",
-        _markdown(clean(report.reference, 600)),
+        escaped_markdown(clean(report.reference, 600)),
         "",
         "| gate | measured | allowed | outcome |",
         "| --- | ---: | ---: | --- |",
@@ -205,37 +235,62 @@ def render_markdown(report: RunReport) -> str:
     for gate in report.verdict.gates:
         bound = _beside(gate.value, gate.low, gate.high)
         cells = (
-            clean(label(gate.metric), 160),
+            clean(label(gate.metric, report.request), 160),
             amount(gate.metric, gate.value, against=bound),
             wording.allowed(gate.metric, gate.low, gate.high),
             gate.outcome,
         )
-        lines.append(f"| {' | '.join(_markdown(cell) for cell in cells)} |")
+        lines.append(f"| {' | '.join(escaped_markdown(cell) for cell in cells)} |")
     digests = (report.original_digest, report.unlearned_digest)
     facts = {
-        "forgotten": listed(report.forget_classes),
+        "forgotten": _forgotten(report),
         "data set": f"{clean(report.dataset_name)}, manifest {clean(report.manifest_digest[:12])}",
         "method": f"{clean(report.method)} ({clean(report.method_source)}), seed {report.seed}",
         "model": f"{clean(report.model_name)}, {' → '.join(clean(digest[:12]) for digest in digests)}",
         "time": wording.duration(sum(report.seconds.values())) if report.seconds else "",
     }
-    lines += ["", *(f"- {what}: {_markdown(plain(fact))}" for what, fact in facts.items() if fact)]
+    lines += ["", *(f"- {what}: {escaped_markdown(plain(fact))}" for what, fact in facts.items() if fact)]
     if report.not_claimed:
         lines += ["", "Not claimed:", ""]
-        lines += [f"- {_markdown(clean(sentence, 600))}" for sentence in report.not_claimed]
+        lines += [f"- {escaped_markdown(clean(sentence, 600))}" for sentence in report.not_claimed]
     return "\n".join(lines) + "\n"
+
+
+def _rows(report: RunReport) -> Mapping[str, str]:
+    return _ROWS["class" if report.request == "class" else "rows"]
+
+
+def _forgotten(report: RunReport, most: int = 5) -> str:
+    """What was forgotten, as part of a sentence; people and rows are counted, never named."""
+    if report.request == "class":
+        return listed(report.forget_classes, most=most)
+    count = report.rows.get("forget_train", 0)
+    examples = f"{wording.counted(count)} training example{'' if count == 1 else 's'}"
+    return examples if report.request == "sample" else f"{examples} of the people who asked"
 
 
 def _sentence(report: RunReport) -> str:
     """Without the verdict's word; names between isolation marks."""
     verdict, numbers = report.verdict, report.metrics
-    names = listed(report.forget_classes)
+    names = _forgotten(report)
     if verdict.outcome == "fail":
-        return f"this model must not replace the original. {wording.closing(verdict)}"
+        return f"this model must not replace the original. {wording.closing(verdict, report.request)}"
     if verdict.outcome == "inconclusive":
-        return f"too few examples to tell whether {names} can count as forgotten. {wording.closing(verdict)}"
-    forget = _pair(numbers, "forget_accuracy.test")
+        closing = wording.closing(verdict, report.request)
+        return f"too few examples to tell whether {names} can count as forgotten. {closing}"
+    count = len(verdict.gates)
+    which = "its only gate passed" if count == 1 else f"all {count} gates passed"
     retain = _pair(numbers, "retain_accuracy.test")
+    if report.request != "class":
+        seen = _pair(numbers, "forget_accuracy.train")
+        alike = any(gate.metric == "seen_gap.forget.unlearned" for gate in verdict.gates) and seen and retain
+        if not alike or seen is None or retain is None:
+            return f"{which} for {names}{f'; on unseen examples the model keeps {retain[1]}' if retain else ''}."
+        return (
+            f"by what was measured, the model treats {names} like examples that it never saw: it gets {seen[1]} of "
+            f"them right (was {seen[0]}), and {retain[1]} of unseen ones (was {retain[0]})."
+        )
+    forget = _pair(numbers, "forget_accuracy.test")
     level = numbers.get("forget_accuracy.test.unlearned")
     gated = any(gate.metric == "forget_accuracy.test.unlearned" for gate in verdict.gates)
     kept = f"keeps {retain[1]} (was {retain[0]}) on the others" if retain else ""
@@ -244,8 +299,6 @@ def _sentence(report: RunReport) -> str:
         change = f" ({forget[0]} → {forget[1]} on unseen examples of {those})" if forget else ""
         return f"the model no longer recognises {names}{change}{' and ' + kept if kept else ''}."
     change = f"; on unseen examples of {names} accuracy went from {forget[0]} to {forget[1]}" if forget else ""
-    count = len(verdict.gates)
-    which = "its only gate passed" if count == 1 else f"all {count} gates passed"
     return f"{which}{change}{'; the model ' + kept if kept else ''}."
 
 
@@ -258,11 +311,19 @@ def _pair(numbers: Mapping[str, float | None], stem: str) -> tuple[str, str] | N
 
 def _tiles(report: RunReport) -> list[tuple[str, str, str, str]]:
     """(what, before, after, remark) of the numbers that matter most, where both were measured."""
-    wanted = [
-        ("forget_accuracy.test", "Forgotten classes", "accuracy on unseen examples"),
-        ("retain_accuracy.test", "All other classes", "accuracy on unseen examples"),
-        ("membership_auc.entropy.forget", "Membership attack", "AUC on forgotten rows; 0.5 is chance"),
-    ]
+    auc = ("membership_auc.entropy.forget", "Membership attack", "AUC on forgotten rows; 0.5 is chance")
+    if report.request == "class":
+        wanted = [
+            ("forget_accuracy.test", "Forgotten classes", "accuracy on unseen examples"),
+            ("retain_accuracy.test", "All other classes", "accuracy on unseen examples"),
+            auc,
+        ]
+    else:
+        wanted = [
+            ("forget_accuracy.train", "Forgotten examples", "accuracy; like that on unseen ones, not 0, is wanted"),
+            ("retain_accuracy.test", "Unseen examples", "accuracy"),
+            auc,
+        ]
     return [(what, *pair, remark) for stem, what, remark in wanted if (pair := _pair(report.metrics, stem)) is not None]
 
 
@@ -286,25 +347,29 @@ def _figures_by_section(report: RunReport) -> dict[str, list[dict[str, str]]]:
     sections: dict[str, list[dict[str, str]]] = {key: [] for key in ("classes", "attacks", "method", "time", "more")}
     names = [*(name for name in _FIGURES if name in report.figures), *(n for n in report.figures if n not in _FIGURES)]
     for name in names:
-        media_type, content = report.figures[name]
         section, heading, caption = _FIGURES.get(name, ("more", clean(name).replace("_", " "), ""))
-        sections[section].append(
-            {
-                "heading": heading,
-                "caption": caption,
-                "alt": _alt(name, heading, report),
-                "source": f"data:{media_type};base64,{base64.b64encode(content).decode()}",
-                "kind": "chart" if media_type == "image/svg+xml" else "picture",
-            }
-        )
+        sections[section].append(embedded(report.figures[name], heading, caption, _alt(name, heading, report)))
     return sections
+
+
+def embedded(figure: tuple[str, bytes], heading: str, caption: str, alt: str) -> dict[str, str]:
+    """A figure as the templates' macro takes it: its media type and bytes become part of the page."""
+    media_type, content = figure
+    return {
+        "heading": heading,
+        "caption": caption,
+        "alt": alt,
+        "source": f"data:{media_type};base64,{base64.b64encode(content).decode()}",
+        "kind": "chart" if media_type == "image/svg+xml" else "picture",
+    }
 
 
 def _alt(name: str, heading: str, report: RunReport) -> str:
     if name == "per_class_accuracy":
         gone = [row for row in report.per_class if row.forgotten][:3]
         said = "; ".join(f"{clean(r.name)}: {percent(r.original_test)} to {percent(r.unlearned_test)}" for r in gone)
-        return f"Chart of the accuracy of each class before and after. {said}. The table below has every number."
+        said = f" {said}." if said else ""
+        return f"Chart of the accuracy of each class before and after.{said} The table below has every number."
     if name == "stage_times":
         stages = list(report.seconds.items())[:20]
         said = ", ".join(f"{clean(stage)} {wording.duration(time)}" for stage, time in stages)
@@ -313,12 +378,12 @@ def _alt(name: str, heading: str, report: RunReport) -> str:
         said = "; ".join(f"{clean(a.name)}: {_score(a.original)}, then {_score(a.unlearned)}" for a in report.attacks)
         return f"ROC curves of the membership attack on both models; areas: {said}."
     if name == "noise_pictures":
-        return f"Pictures of learned noise for {plain(listed(report.forget_classes))}."
+        return f"Pictures of learned noise for {plain(_forgotten(report))}."
     return f"Figure: {heading}."
 
 
-def _heading(metric: str) -> str:
-    words = label(metric)
+def _heading(metric: str, request: str) -> str:
+    words = label(metric, request)
     return words if words == metric else words[0].upper() + words[1:]
 
 
@@ -336,7 +401,7 @@ def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _markdown(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     """Text without meaning to Markdown: no markup, no HTML, no table cell, no link that makes itself."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", text)
@@ -354,24 +419,29 @@ def _isolating(text: str) -> Markup:
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def page_template(name: str) -> Template:
+    """The template of one page, with the filters that all pages share."""
+    environment = Environment(
+        loader=PackageLoader("unlearning.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "allowed": lambda gate: wording.allowed(gate.metric, gate.low, gate.high),
         "amount": amount,
         "bdi": _bdi,
         "clean": clean,
-        "count": lambda number: f"{number:,}".replace(",", "\u202f"),
+        "count": wording.counted,
         "duration": wording.duration,
         "isolated": isolated,
         "isolating": _isolating,
         "heading": _heading,
-        "listed": listed,
         "digits": lambda number: "not measured" if number is None else f"{number:.6g}",
         "measured": lambda gate: amount(gate.metric, gate.value, against=_beside(gate.value, gate.low, gate.high)),
         "percent": percent,
         "points": points,
         "score": _score,
     }
-    source = resources.files("unlearning.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return environment.get_template(name)

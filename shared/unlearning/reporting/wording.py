@@ -17,15 +17,15 @@ OPEN, CLOSE = "\u2068", "\u2069"
 _CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _QUANTITIES = {
     "accuracy": "accuracy{of} on {rows}",
-    "forget_accuracy": "accuracy{of} on {rows} of the forgotten classes",
-    "retain_accuracy": "accuracy{of} on {rows} of the other classes",
-    "forget_accuracy_drop": "accuracy lost{of} on {rows} of the forgotten classes",
-    "retain_accuracy_drop": "accuracy lost{of} on {rows} of the other classes",
+    "forget_accuracy": "accuracy{of} on {rows}",
+    "retain_accuracy": "accuracy{of} on {rows}",
+    "forget_accuracy_drop": "accuracy lost{of} on {rows}",
+    "retain_accuracy_drop": "accuracy lost{of} on {rows}",
     "seen_gap": "accuracy{of} on {rows} less that on unseen ones",
-    "worst_class_drop": "largest accuracy loss of any one other class{of} on {rows}",
+    "worst_class_drop": "largest accuracy loss of any one {class}{of} on {rows}",
     "membership_auc": "membership-attack AUC{by}{of} on {rows}",
     "membership_tpr_at_1_percent_fpr": "members found{by}{of} at 1% false alarms among {rows}",
-    "forget_top_prediction_share": "share of {rows} of the forgotten classes that one class{of} draws",
+    "forget_top_prediction_share": "share of {rows} that one class{of} draws",
     "entropy_attack": "share of {rows}{of} that the entropy attack calls training data",
     "weights_changed": "distance of the weights{of} from the original's",
 }
@@ -35,6 +35,19 @@ _ROWS = {
     "forget": "forgotten examples",
     "retain": "retained examples",
 }
+_PARTS = {
+    "class": {
+        "forget": "{rows} of the forgotten classes",
+        "retain": "{rows} of the other classes",
+    },
+    "rows": {
+        "forget train": "the forgotten examples",
+        "forget test": "unseen examples of the same people",
+        "retain train": "retained examples",
+        "retain test": "unseen examples",
+    },
+}
+"""Rows of a quantity that is named for what is forgotten or retained, by request."""
 _MODELS = {
     "original": " of the original model",
     "unlearned": " of the unlearned model",
@@ -44,12 +57,18 @@ _STATISTICS = {"entropy": " (entropy)", "loss": " (loss)"}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
-def label(metric: str) -> str:
+def label(metric: str, request: str = "class") -> str:
     """A metric in plain words; a name that is not known comes back as it is.
+
+    Args:
+        metric: Its name.
+        request: What was forgotten: "class", "subject" or "sample".
 
     Example:
         >>> label("forget_accuracy.test.unlearned")
         'accuracy of the unlearned model on unseen examples of the forgotten classes'
+        >>> label("forget_accuracy.train.unlearned", "sample")
+        'accuracy of the unlearned model on the forgotten examples'
         >>> label("my_metric.x")
         'my_metric.x'
     """
@@ -57,8 +76,14 @@ def label(metric: str) -> str:
     if quantity not in _QUANTITIES or not set(parts) <= {*_ROWS, *_MODELS, *_STATISTICS}:
         return metric
     rows = " and ".join(_ROWS[part] for part in parts if part in _ROWS) or "examples"
+    part = quantity.partition("_")[0]
+    if part in ("forget", "retain"):
+        known = _PARTS["class" if request == "class" else "rows"]
+        split = next((split for split in ("train", "test") if split in parts), "")
+        rows = known.get(part, known.get(f"{part} {split}", rows)).format(rows=rows)
     of, by = ("".join(words[part] for part in parts if part in words) for words in (_MODELS, _STATISTICS))
-    return _QUANTITIES[quantity].format(rows=rows, of=of, by=by)
+    other = "other class" if request == "class" else "class"
+    return _QUANTITIES[quantity].format(rows=rows, of=of, by=by, **{"class": other})
 
 
 def amount(metric: str, value: float | None, *, against: float | None = None) -> str:
@@ -170,6 +195,11 @@ def listed(names: Sequence[str], *, most: int = 5) -> str:
     return f"class{'es' if len(names) > 1 else ''} {text}" if names else "nothing"
 
 
+def counted(number: int) -> str:
+    """A count with thin blanks between its thousands."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
 def plain(sentence: str) -> str:
     """A sentence without the isolation marks around names that read from left to right."""
 
@@ -180,9 +210,9 @@ def plain(sentence: str) -> str:
     return re.sub(f"{OPEN}(.*?){CLOSE}", bare, sentence)
 
 
-def finding(gate: Gate) -> str:
+def finding(gate: Gate, request: str = "class") -> str:
     """What one gate found, without a full stop: "accuracy on ... is 12.0%, above the allowed 5%"."""
-    words = label(gate.metric)
+    words = label(gate.metric, request)
     what = isolated(words, 160) if words == gate.metric else words
     if gate.value is None:
         return f"{what} was not measured"
@@ -197,10 +227,10 @@ def finding(gate: Gate) -> str:
     return text
 
 
-def closing(verdict: Verdict) -> str:
+def closing(verdict: Verdict, request: str = "class") -> str:
     """The first thing that kept a verdict from passing, and how many more there are; as sentences."""
     first, *others = [gate for gate in verdict.gates if gate.outcome == verdict.outcome]
-    text = finding(first)
+    text = finding(first, request)
     text = text[0].upper() + text[1:] + "."
     if others:
         word = "failed" if verdict.outcome == "fail" else "cannot be told"

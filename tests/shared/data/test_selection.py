@@ -13,7 +13,9 @@ from unlearning.data.manifest import DataCard, Manifest
 from unlearning.data.selection import (
     ForgetRequest,
     Selection,
+    as_ranges,
     exact_duplicates,
+    from_ranges,
     read_rows,
     read_selection,
     select,
@@ -303,3 +305,18 @@ def test_the_torch_free_rooms_do_not_import_torch() -> None:
     code = "import sys, unlearning.data.selection, unlearning.data.sources; sys.exit('torch' in sys.modules)"
     path = str(Path(sys.modules[Manifest.__module__].__file__ or "").parents[2])
     assert subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {code}"]).returncode == 0
+
+
+def test_row_numbers_go_through_text_and_back() -> None:
+    assert as_ranges(np.array([9, 3, 7, 8, 8])) == "3,7-9"
+    assert as_ranges(np.array([], dtype=np.int64)) == ""
+    assert from_ranges("3,7-9", most=10).tolist() == [3, 7, 8, 9]
+    assert from_ranges("", most=10).tolist() == []
+    rows = np.unique(np.random.default_rng(0).integers(0, 500, 200))
+    assert from_ranges(as_ranges(rows), most=500).tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize("text", ["9-3", "10", "x", "3--5", "-1"])
+def test_row_numbers_that_cannot_be_are_refused(text: str) -> None:
+    with pytest.raises(DataError, match="wanted 3,7-9 below 10"):
+        from_ranges(text, most=10)

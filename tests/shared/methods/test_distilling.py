@@ -38,10 +38,11 @@ NEEDS = {
 }
 SHORT: dict[ModuleType, dict[str, Any]] = {
     incompetent_teacher: {"epochs": 4},
-    retrain: {"epochs": 2, "batch_size": 16},
     fisher: {"rows": 20},
 }
-FACTS = Facts(retain_rows=60, retain_per_class=20, input_size=16, forget_classes=0)
+FACTS = Facts(
+    retain_rows=60, retain_per_class=20, input_size=16, forget_classes=0, recipe={"epochs": 2, "batch_size": 16}
+)
 
 each_method = pytest.mark.parametrize("method", NEEDS, ids=lambda method: method.__name__.rpartition(".")[2])
 each_request = pytest.mark.parametrize("classes", [(), (2,)], ids=["rows", "class"])

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -13,12 +13,23 @@ from unlearning.training import Recipe, generator, train
 FACTS = Facts(retain_rows=90, retain_per_class=10, input_size=64, forget_classes=1)
 
 
-def test_the_settings_are_the_originals_recipe() -> None:
+def test_the_settings_are_those_of_the_models_card_unless_others_are_given() -> None:
+    card = {**as_plain(RECIPE), "fine_tuned": False}  # a card says more than a recipe has fields
+    facts = replace(FACTS, recipe=card)
     assert [field.name for field in fields(RetrainConfig)] == [field.name for field in fields(Recipe)]
-    assert as_plain(configure(as_plain(RECIPE), FACTS)) == as_plain(RECIPE)
-    assert as_plain(configure({}, FACTS)) == as_plain(Recipe())
+    assert as_plain(configure({}, facts)) == as_plain(RECIPE)
+    assert as_plain(configure({"epochs": 3}, facts)) == {**as_plain(RECIPE), "epochs": 3}
+    assert as_plain(configure({"epochs": 3}, FACTS)) == {**as_plain(Recipe()), "epochs": 3}
     with pytest.raises(UsageError, match=r"^retrain settings: .*epochs must be at least 1, got 0"):
-        configure({"epochs": 0}, FACTS)
+        configure({"epochs": 0}, facts)
+
+
+@pytest.mark.parametrize("card", [{}, {"fine_tuned": True}])
+def test_a_recipe_that_nobody_knows_is_asked_for(card: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as refused:
+        configure({}, replace(FACTS, recipe=card))
+    assert str(refused.value).startswith("retrain needs the recipe that the model was trained by, its card has none: ")
+    assert all(field.name in str(refused.value) for field in fields(Recipe))
 
 
 def test_no_layer_keeps_what_the_original_knew() -> None:

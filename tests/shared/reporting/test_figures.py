@@ -168,3 +168,19 @@ def test_the_same_data_give_the_same_bytes_whatever_the_users_settings() -> None
     with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 7, "axes.facecolor": "red"}):
         assert draw() == first
         assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_a_comparison_names_every_method_where_many_coincide() -> None:
+    names = ["original", "retrained", *(f"method {number}" for number in range(10))]
+    svg = figures.method_comparison([(name, 0.0, 0.97, 3.0 if name.startswith("m") else 0.0) for name in names])
+    shown = _texts(svg)
+    assert set(names) <= set(shown)
+    assert "3.00 s" in shown
+    nodes = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    places = {"".join(node.itertext()): node.get("transform", node.get("y")) for node in nodes}
+    assert len({places[name] for name in names}) == len(names)
+
+
+def test_a_comparison_of_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="at least one method"):
+        figures.method_comparison([])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from unlearning.errors import UsageError
-from unlearning.policy.gates import CLASS_POLICY, Bound, judge
+from unlearning.policy.gates import CLASS_POLICY, ROWS_POLICY, Bound, judge
 from unlearning.reporting.report import ClassRow, RunReport, render_html, render_markdown, verdict_sentence
 
 HOSTILE = [
@@ -70,6 +70,7 @@ def _hostile(report: RunReport) -> RunReport:
         manifest_digest=bad,
         finished=bad,
         figures={bad: report.figures["stage_times"]},
+        notes=dict.fromkeys(HOSTILE, bad),
         attacks=[replace(report.attacks[0], name=bad, question=bad)],
         verdict=judge({bad: 1.0}, {}, {bad: Bound(high=0.5, why=bad)}),
     )
@@ -102,6 +103,76 @@ def test_a_pass_without_a_gate_on_the_forgotten_class_does_not_claim_it_forgotte
     said = verdict_sentence(replace(digits, verdict=verdict))
     assert said.startswith("PASS: its only gate passed;")
     assert "no longer recognises" not in said
+
+
+ROWS = {
+    "forget_accuracy.train.original": 1.0,
+    "forget_accuracy.train.unlearned": 0.914,
+    "retain_accuracy.train.unlearned": 0.99,
+    "retain_accuracy.test.original": 0.913,
+    "retain_accuracy.test.unlearned": 0.908,
+    "seen_gap.forget.unlearned": 0.006,
+    "retain_accuracy_drop.test": 0.005,
+    "worst_class_drop.test": 0.02,
+    "membership_auc.entropy.forget.unlearned": 0.51,
+    "membership_auc.loss.forget.unlearned": 0.5,
+    "weights_changed": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("request_", "count", "what"),
+    [
+        ("sample", 1234, "1\u202f234 training examples"),
+        ("sample", 1, "1 training example"),
+        ("subject", 340, "340 training examples of the people who asked"),
+    ],
+)
+def test_a_pass_for_rows_claims_that_they_are_treated_as_unseen_and_names_nobody(
+    digits: RunReport, request_: str, count: int, what: str
+) -> None:
+    report = replace(
+        digits,
+        request=request_,
+        forget_classes=[],
+        per_class=[replace(row, forgotten=False) for row in digits.per_class],
+        rows={"forget_train": count, "retain_train": 5000, "retain_test": 900},
+        metrics=ROWS,
+        verdict=judge(ROWS, {}, ROWS_POLICY),
+        notes={"stopped": "done", "teacher_entropy": 0.99},
+        reference="",
+        figures={},
+    )
+    assert verdict_sentence(report) == (
+        f"PASS: by what was measured, the model treats {what} like examples that it never saw: it gets 91.4% of them "
+        "right (was 100.0%), and 90.8% of unseen ones (was 91.3%)."
+    )
+    page = html.unescape(re.sub(r"<[^>]+>", "", render_html(report)))
+    text = render_markdown(report)
+    for shown in (page, text):
+        assert "forgotten class" not in shown
+        assert "other classes" not in shown
+        assert "no longer recognises" not in shown
+    assert "teacher entropy" in page
+    assert f"- forgotten: {what}" in text
+
+
+def test_rows_that_fail_or_are_too_few_are_said_in_their_own_words(digits: RunReport) -> None:
+    bad = {**ROWS, "seen_gap.forget.unlearned": 0.2}
+    report = replace(digits, request="sample", forget_classes=[], rows={"forget_train": 12}, metrics=bad)
+    failed = replace(report, verdict=judge(bad, {}, ROWS_POLICY))
+    assert verdict_sentence(failed) == (
+        "FAIL: this model must not replace the original. Accuracy of the unlearned model on forgotten examples less "
+        "that on unseen ones is 20.0 points, above the allowed 5 points."
+    )
+    doubtful = replace(report, verdict=judge(bad, {"seen_gap.forget.unlearned": 0.1}, ROWS_POLICY))
+    assert verdict_sentence(doubtful).startswith(
+        "INCONCLUSIVE: too few examples to tell whether 12 training examples can count as forgotten. "
+    )
+    dropped = replace(report, verdict=judge(bad, {}, {"weights_changed": Bound(low=1e-6)}))
+    assert verdict_sentence(dropped) == (
+        "PASS: its only gate passed for 12 training examples; on unseen examples the model keeps 90.8%."
+    )
 
 
 def test_a_failure_names_its_first_reason(failed: RunReport) -> None:
