@@ -47,6 +47,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+import unlearning
 from unlearning.data.samples import Rows, TensorSamples
 from unlearning.methods import METHODS, Facts
 from unlearning.methods.attention import attended_modules, attention_loss, attention_map
@@ -581,7 +582,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Line]]] = {
 
 
 def machine() -> dict[str, Any]:
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = ["git", "-C", str(Path(unlearning.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -603,7 +604,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--methods", default=",".join(MEASURES))
     parser.add_argument(
-        "--rounds", type=int, default=8, help="pairs of an update and its reference; twice as many for LeNet-5"
+        "--rounds", type=int, default=6, help="pairs of an update and its reference; twice as many for LeNet-5"
     )
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

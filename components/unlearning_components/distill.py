@@ -38,24 +38,31 @@ def distill(
         seed: Of every random choice.
         checkpoint_seconds: Between two notes of how far it came, for methods that can go on from one after a retry.
     """
-    import inspect
     from pathlib import Path
 
-    from unlearning.config import as_plain
     from unlearning.methods import METHODS
+    from unlearning_components.handover import pass_on
+    from unlearning_components.surroundings import stage
+
+    row = METHODS[method]
+    if "distill" not in row.stages:
+        with stage(run, "distill"):
+            Path(preview.path).mkdir(parents=True, exist_ok=True)
+            unlearned.metadata.update(pass_on(model.path, unlearned.path))
+        return
+
+    import inspect
+
+    from unlearning.config import as_plain
     from unlearning.models.bundle import load_bundle, read_bundle
     from unlearning.progress import Lines
     from unlearning.reporting.figures import noise_pictures, training_curves
     from unlearning.training import best_device, generator
-    from unlearning_components.handover import Checkpoints, forgotten_card, pass_on, save_child, write_json
-    from unlearning_components.surroundings import facts, fetch_manifest, stage, task_for
+    from unlearning_components.handover import Checkpoints, forgotten_card, save_child, write_json
+    from unlearning_components.surroundings import facts, fetch_manifest, task_for
 
     with stage(run, "distill") as record:
         Path(preview.path).mkdir(parents=True, exist_ok=True)
-        row = METHODS[method]
-        if "distill" not in row.stages:
-            unlearned.metadata.update(pass_on(model.path, unlearned.path))
-            return
         before = read_bundle(Path(original.path))
         network, card = load_bundle(Path(model.path))
         data = fetch_manifest(manifest)

@@ -35,17 +35,22 @@ def impair(
     from pathlib import Path
 
     from unlearning.methods import METHODS
+    from unlearning_components.handover import pass_on
+    from unlearning_components.surroundings import stage
+
+    row = METHODS[method]
+    if "impair" not in row.stages:
+        with stage(run, "impair"):
+            impaired.metadata.update(pass_on(original.path, impaired.path))
+        return
+
     from unlearning.models.bundle import load_bundle
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
-    from unlearning_components.handover import pass_on, read_noise, save_child
-    from unlearning_components.surroundings import facts, fetch_manifest, stage, task_for
+    from unlearning_components.handover import read_noise, save_child
+    from unlearning_components.surroundings import facts, fetch_manifest, task_for
 
     with stage(run, "impair") as record:
-        row = METHODS[method]
-        if "impair" not in row.stages:
-            impaired.metadata.update(pass_on(original.path, impaired.path))
-            return
         model, card = load_bundle(Path(original.path))
         data = fetch_manifest(manifest)
         trained, losses = row.stage("impair")(

@@ -37,17 +37,22 @@ def repair(
     from pathlib import Path
 
     from unlearning.methods import METHODS
+    from unlearning_components.handover import pass_on
+    from unlearning_components.surroundings import stage
+
+    row = METHODS[method]
+    if "repair" not in row.stages:
+        with stage(run, "repair"):
+            repaired.metadata.update(pass_on(impaired.path, repaired.path))
+        return
+
     from unlearning.models.bundle import load_bundle, read_bundle
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
-    from unlearning_components.handover import forgotten_card, pass_on, read_noise, save_child
-    from unlearning_components.surroundings import facts, fetch_manifest, stage, task_for
+    from unlearning_components.handover import forgotten_card, read_noise, save_child
+    from unlearning_components.surroundings import facts, fetch_manifest, task_for
 
     with stage(run, "repair") as record:
-        row = METHODS[method]
-        if "repair" not in row.stages:
-            repaired.metadata.update(pass_on(impaired.path, repaired.path))
-            return
         model, card = load_bundle(Path(impaired.path))
         data = fetch_manifest(manifest)
         config = row.configure(settings, facts(card, forget.path, retain.path, data))

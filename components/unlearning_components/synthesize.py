@@ -32,24 +32,29 @@ def synthesize(
     """
     from pathlib import Path
 
+    from unlearning.methods import METHODS
+    from unlearning_components.surroundings import stage
+
+    row = METHODS[method]
+    if "synthesize" not in row.stages:
+        with stage(run, "synthesize"):
+            Path(noise.path).mkdir(parents=True, exist_ok=True)
+        return
+
     from unlearning.config import as_plain
     from unlearning.data.selection import read_rows
-    from unlearning.methods import METHODS
     from unlearning.models.bundle import load_bundle
     from unlearning.progress import Lines
     from unlearning.reporting.figures import noise_pictures, training_curves
     from unlearning.training import best_device, generator
     from unlearning_components.handover import write_noise
-    from unlearning_components.surroundings import facts, fetch_manifest, stage
+    from unlearning_components.surroundings import facts, fetch_manifest
 
     with stage(run, "synthesize") as record:
-        if "synthesize" not in METHODS[method].stages:
-            Path(noise.path).mkdir(parents=True, exist_ok=True)
-            return
         model, card = load_bundle(Path(original.path))
-        config = METHODS[method].configure(settings, facts(card, forget.path, retain.path, fetch_manifest(manifest)))
+        config = row.configure(settings, facts(card, forget.path, retain.path, fetch_manifest(manifest)))
         record.params({f"{method}.{name}": value for name, value in as_plain(config).items()})
-        learned = METHODS[method].stage("synthesize")(
+        learned = row.stage("synthesize")(
             model.to(best_device()),
             input_shape=card.input_shape,
             forget_classes=read_rows(forget.path)[1]["forget_classes"],
