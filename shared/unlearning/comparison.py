@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from unlearning.attacks.membership import cross_entropy, population_attack
 from unlearning.data.samples import Samples
 from unlearning.methods.apply import unlearn
 from unlearning.methods.task import Task
 from unlearning.metrics.accuracy import accuracy
+from unlearning.metrics.divergence import jensen_shannon
 from unlearning.progress import Progress, silent
 from unlearning.training import predict
 
@@ -27,9 +28,10 @@ COLUMNS = (
     "utility_gap",
     "membership_auc.loss.forget",
     "membership_gap",
+    "divergence",
     "seconds",
 )
-"""What is measured of every candidate, fractions and seconds; forget_accuracy.test only where there are such rows."""
+"""What is measured of every candidate: shares, AUCs, bits, seconds; forget_accuracy.test only where it has rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,8 @@ class Candidate:
     failed: str = ""
 
 
-def measured(model: nn.Module, sets: Mapping[str, Samples]) -> dict[str, float]:
-    """Accuracies, and how well the loss tells forgotten training rows from unseen ones.
+def measured(model: nn.Module, sets: Mapping[str, Samples]) -> tuple[dict[str, float], Tensor]:
+    """Accuracies, and how well the loss tells forgotten training rows from unseen ones; and the logits of the former.
 
     Args:
         model: Asked in eval mode.
@@ -64,7 +66,7 @@ def measured(model: nn.Module, sets: Mapping[str, Samples]) -> dict[str, float]:
     }
     unseen = outputs.get("forget.test", outputs["retain.test"])
     roc = population_attack(cross_entropy(*outputs["forget.train"]), cross_entropy(*unseen))
-    return {**figures, "membership_auc.loss.forget": roc.auc}
+    return {**figures, "membership_auc.loss.forget": roc.auc}, outputs["forget.train"][0]
 
 
 def compare(
@@ -95,19 +97,21 @@ def compare(
         seeds: Of the runs.
         progress: Called after every step of every method.
     """
-    reference = measured(retrained, sets)
+    reference, theirs = measured(retrained, sets)
 
-    def against(figures: Mapping[str, float], seconds: float) -> dict[str, float]:
+    def against(model: nn.Module, seconds: float) -> dict[str, float]:
+        figures, logits = measured(model, sets)
         return {
             **figures,
             "forgetting_gap": abs(figures["forget_accuracy.train"] - reference["forget_accuracy.train"]),
             "utility_gap": figures["retain_accuracy.test"] - reference["retain_accuracy.test"],
             "membership_gap": abs(figures["membership_auc.loss.forget"] - reference["membership_auc.loss.forget"]),
+            "divergence": jensen_shannon(logits, theirs).mean().item(),
             **({"seconds": seconds} if math.isfinite(seconds) else {}),
         }
 
     for name, model in zip(REFERENCES, (original, retrained), strict=True):
-        yield Candidate(name=name, seed=seeds[0], figures=against(measured(model, sets), math.nan))
+        yield Candidate(name=name, seed=seeds[0], figures=against(model, math.nan))
     for name in names:
         for seed in seeds:
             began = time.perf_counter()
@@ -125,4 +129,4 @@ def compare(
                 yield Candidate(name=name, seed=seed, failed=str(error))
                 continue
             seconds = time.perf_counter() - began
-            yield Candidate(name=name, seed=seed, figures=against(measured(done.model, sets), seconds))
+            yield Candidate(name=name, seed=seed, figures=against(done.model, seconds))

@@ -59,14 +59,15 @@ class Fixed(nn.Module):
 
 def test_what_is_measured_by_hand(sets: dict[str, Any]) -> None:
     # class 0 of every row: right on half of the retain rows, on no forget row; one loss for all, so the attack is blind
-    assert measured(Fixed(0), sets) == {
+    assert measured(Fixed(0), sets)[0] == {
         "forget_accuracy.train": 0.0,
         "forget_accuracy.test": 0.0,
         "retain_accuracy.test": 0.5,
         "membership_auc.loss.forget": 0.5,
     }
     del sets["forget.test"]  # retain.test stands in: its rows have class 0 at a lower loss, or class 1 at the same
-    figures = measured(Fixed(0), sets)
+    figures, logits = measured(Fixed(0), sets)
+    assert logits.tolist() == [[1.0, 0.0, 0.0]] * 12
     assert "forget_accuracy.test" not in figures
     assert figures["membership_auc.loss.forget"] == pytest.approx(0.25)
 
@@ -77,6 +78,10 @@ def test_gaps_are_against_the_retrained_model(task: Task, sets: dict[str, Any]) 
     original, retrained = (one.figures for one in found)
     assert set(original) == set(COLUMNS) - {"seconds"}
     assert (original["forgetting_gap"], original["utility_gap"], original["membership_gap"]) == (1.0, -0.5, 0.0)
+    e = math.e / (math.e + 2)  # probabilities (e, r, r) against (r, r, e): only two classes differ
+    r, m = (1 - e) / 2, (e + (1 - e) / 2) / 2
+    assert original["divergence"] == pytest.approx(e * math.log2(e / m) + r * math.log2(r / m))
+    assert retrained["divergence"] == 0
     assert (retrained["forgetting_gap"], retrained["utility_gap"], retrained["membership_gap"]) == (0.0, 0.0, 0.0)
 
 

@@ -17,6 +17,7 @@ _COLUMNS = {
     "utility_gap": "Others, against retrained",
     "membership_auc.loss.forget": "Attack AUC",
     "membership_gap": "AUC gap",
+    "divergence": "Divergence, bits",
     "seconds": "Time",
 }
 LEAD = (
@@ -174,4 +175,4 @@ def _shown(name: str, value: float) -> str:
         return wording.signed(100 * value)
     if name == "forgetting_gap":
         return f"{100 * value:.1f}"
-    return f"{value:.3f}" if name.startswith("membership") else wording.percent(value)
+    return f"{value:.3f}" if name.startswith(("membership", "divergence")) else wording.percent(value)
