@@ -64,7 +64,7 @@ VARIANTS: dict[str, tuple[ModuleType | None, dict[str, Any]]] = {
     "incompetent teacher": (incompetent_teacher, {}),
     "as published": (incompetent_teacher, {"preset": "paper"}),
     "published 3 x 1e-3": (incompetent_teacher, {"preset": "paper", "learning_rate": 1e-3, "epochs": 3}),
-    "unwatched": (incompetent_teacher, {"watch": "never"}),
+    "random teacher": (incompetent_teacher, {"teacher": "random"}),
     "amnesiac": (amnesiac, {}),
     "fine-tune": (fine_tune, {}),
     "gradient ascent": (gradient_ascent, {}),

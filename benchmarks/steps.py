@@ -72,10 +72,12 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int], int, int]] = {
 }
 """Arguments, input shape, rows in a batch, and pairs in a round: the shorter a step, the more of them."""
 NOTES = (
-    "A step of LeNet-5 takes some ten milliseconds. There the loop around it shows: rows picked and normalised, the "
-    "loss read, a schedule stepped, a tenth of a millisecond each. The larger networks hide it.",
-    "The bare step of LeNet-5 leaves out what noise needs: the gradient of its first convolution's input, the largest "
-    "of all. With 0.75 of a bare step S2 asks more there than the formula allows.",
+    "A step of LeNet-5 takes some twenty milliseconds of CPU time. There the work around it shows: picking and "
+    "normalising 256 rows alone takes a quarter of one. The larger networks hide it.",
+    "The bare step of LeNet-5 does without the gradient of its first convolution's input. Noise needs it, and it costs "
+    "more than the gradients of the weights that are left out.",
+    "update_faults and needed_faults in the JSON count pages of memory that the allocator had given back and the "
+    "system supplied anew. Where only one side has thousands, the ratio is theirs, and differs from run to run.",
     "gradient_ascent and incompetent_teacher look at the model between updates to know when to stop. Those passes "
     'count as needed in "with looks"; "plain" in the JSON is the ratio to the training step alone.',
     "fisher takes no step. Its unit is a backward pass for each row and class, one row at a time, as published; "

@@ -1,5 +1,6 @@
 """Whole classes forgotten without any data, beside a model that never saw them.
 
+    python benchmarks/zero_shot.py digits-lenet5 --classes 3
     UNLEARN_DATA=... python benchmarks/zero_shot.py mnist-lenet5 --classes 0 --classes 1,7
     UNLEARN_DATA=... python benchmarks/zero_shot.py cifar10-resnet20 --methods emmn --classes 0 --seeds 1
     UNLEARN_DATA=... python benchmarks/zero_shot.py mnist-lenet5 --methods gated_transfer --classes 0 --longer 5
@@ -29,7 +30,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import data_folder, npz_of
 from safetensors.torch import load_file, save_file
@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from unlearning.config import as_plain
 from unlearning.data.samples import Rows, TensorSamples
+from unlearning.data.sources import make_manifest, open_samples
 from unlearning.methods import METHODS, Facts
 from unlearning.methods.noise import forget_probability
 from unlearning.methods.task import Task
@@ -60,6 +61,9 @@ class Setup:
 
 
 TASKS = {
+    "digits-lenet5": Setup(
+        "digits", "lenet5", {}, (0.305,), (0.376,), Recipe(epochs=20, learning_rate=0.005, batch_size=64)
+    ),
     "mnist-lenet5": Setup(
         "mnist", "lenet5", {}, (0.1307,), (0.3081,), Recipe(epochs=3, learning_rate=0.003, batch_size=128)
     ),
@@ -127,16 +131,15 @@ class Data:
 
 def opened(name: str, cache: Path) -> Data:
     setup = TASKS[name]
-    content = np.load(npz_of(setup.data, cache))
-    order = {label: number for number, label in enumerate(content["classes"])}
-    targets = torch.tensor([order[label] for label in content["targets"]])
+    manifest = make_manifest("digits" if setup.data == "digits" else f"npz:{npz_of(setup.data, cache)}")
+    samples = open_samples(manifest)
     return Data(
         name=name,
         setup=setup,
-        samples=TensorSamples(torch.from_numpy(content["inputs"]), targets, mean=list(setup.mean), std=list(setup.std)),
-        train=torch.from_numpy(np.flatnonzero(content["split"] == "train")),
-        test=torch.from_numpy(np.flatnonzero(content["split"] == "test")),
-        outputs=len(order),
+        samples=TensorSamples(samples.inputs, samples.targets, mean=setup.mean, std=setup.std),
+        train=torch.from_numpy(manifest.rows("train")),
+        test=torch.from_numpy(manifest.rows("test")),
+        outputs=len(manifest.card.classes),
         cache=cache,
     )
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vjp, vmap
 
 from unlearning.config import About, build
 from unlearning.data.samples import Rows, Samples
@@ -90,24 +90,32 @@ def fisher_information(
     buffers = dict(model.named_buffers())
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
-    def log_probability(weights: dict[str, Tensor], x: Tensor, c: Tensor) -> Tensor:
-        logits = functional_call(model, (weights, buffers), (x.unsqueeze(0),))
-        return F.log_softmax(logits.squeeze(0), dim=0).gather(0, c.unsqueeze(0)).squeeze(0)
+    def squares(weights: dict[str, Tensor], x: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        """Of one row: sum_c p_c (d log p_c / d w)^2; or that of the drawn class alone, without p."""
+        log_p, pull_back, *_ = vjp(
+            lambda w: F.log_softmax(functional_call(model, (w, buffers), (x.unsqueeze(0),)).squeeze(0), dim=0), weights
+        )
+        one_hot = torch.eye(len(log_p), device=device)
+        if labels == "all":
+            cases = list(zip(one_hot, log_p.detach().exp(), strict=True))
+        else:
+            cases = [((drawn == torch.arange(len(log_p), device=device)).float(), torch.ones((), device=device))]
+        found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        for chosen, weight in cases:
+            for name, g in pull_back(chosen)[0].items():
+                found[name] = found[name] + weight * g.square()
+        return found
 
-    gradients: Callable[..., dict[str, Tensor]] = vmap(grad(log_probability), in_dims=(None, 0, 0))
+    of_rows: Callable[..., dict[str, Tensor]] = vmap(squares, in_dims=(None, 0, 0))
     with evaluating(model):
         for rows in torch.arange(len(samples)).split(batch_size):
             x = samples.batch(rows)[0].to(device)
-            with torch.no_grad():
-                p = F.softmax(model(x), dim=1)  # (B, C)
-            if labels == "all":
-                cases = [(torch.full((len(x),), c, device=device), p[:, c]) for c in range(p.shape[1])]
-            else:
-                drawn = torch.multinomial(p.cpu(), 1, generator=generator).squeeze(1).to(device)
-                cases = [(drawn, torch.ones(len(x), device=device))]
-            for c, weight in cases:
-                for name, g in gradients(weights, x, c).items():
-                    total[name] += torch.einsum("b,b...->...", weight, g.square())
+            drawn = torch.zeros(len(x), dtype=torch.int64)
+            if labels == "sampled":
+                with torch.no_grad():
+                    drawn = torch.multinomial(F.softmax(model(x), dim=1).cpu(), 1, generator=generator).squeeze(1)
+            for name, value in of_rows(weights, x, drawn.to(device)).items():
+                total[name] += value.sum(0)
             progress("fisher", int(rows[-1]) + 1, len(samples), 0.0)
     return {name: value / len(samples) for name, value in total.items()}
 

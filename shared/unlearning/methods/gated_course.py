@@ -98,6 +98,7 @@ class Course:
 
     def __init__(self, original: nn.Module, task: Task, config: GatedTransferConfig, draws: torch.Generator) -> None:
         self.config, self.forget, self.draws = config, list(task.forget_classes), draws
+        self.outputs = task.outputs
         self.device = device_of(original)
         self.teacher = copy.deepcopy(original).requires_grad_(False).eval()
         self.layers = attended_modules(self.teacher, task.input_shape) if config.attention else ()
@@ -123,7 +124,7 @@ class Course:
             for name, optimiser in self.optimisers.items()
         }
         self.cycle = self.chosen = self.leaks = self.restores = self.empty = 0
-        self.least = math.inf  # forget probability of the chosen student, on its worst probe
+        self.least = math.inf  # the chosen student's highest rise
         self.best = _copied(self.student.state_dict())
         self.losses: list[float] = []
         self.generator_losses: list[float] = []
@@ -246,11 +247,11 @@ class Course:
                 "gated": self._forget_probability(ours[keep]),
                 "ungated": self._forget_probability(ours),
                 "noise": self._forget_probability(student(self.watched_noise)),
-                "probes": self._forget_probability(student(self.probes)),
+                "probes": max(self._forget_probability(bank) for bank in student(self.probes).split(PROBES)),
             }
         seen = logits[keep].argmax(1).bincount(minlength=logits.shape[1])
         agreement = (ours[keep].argmax(1) == logits[keep].argmax(1)).float().mean().item()
-        worst = max([value for value in forgotten.values() if math.isfinite(value)], default=0.0)
+        worst = max([self._rise(name, value) for name, value in forgotten.items() if math.isfinite(value)], default=0.0)
         entries = {
             "cycle": float(self.cycle),
             "student loss": _mean(self.losses),
@@ -273,7 +274,17 @@ class Course:
             self.best, self.chosen, self.least = _copied(self.student.state_dict()), self.cycle, worst
 
     def _forget_probability(self, logits: Tensor) -> float:
-        return logits.float().softmax(1)[:, self.forget].sum(1).mean().item()
+        """The likeliest forgotten class's mean probability over the images."""
+        return logits.float().softmax(1)[:, self.forget].mean(0).max().item()
+
+    def _rise(self, name: str, value: float) -> float:
+        """How far a signal is above its lowest so far: what a student that does not know the class gives it anyway.
+
+        That may be next to nothing, or about as much as every class when these images tell the student little. More
+        than one part in all classes is never taken for ignorance.
+        """
+        before = [earlier for earlier in self.histories[name] if math.isfinite(earlier)]
+        return value - min([value, 1 / self.outputs, *before])
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, as tensors on the CPU and numbers; independent of what happens next."""

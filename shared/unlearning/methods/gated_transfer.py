@@ -86,9 +86,9 @@ class GatedTransferConfig:
     ] = 100
     restores: Annotated[int, About("times that the generator is put back before giving up")] = 10
     monitor_every: Annotated[int, About("cycles between looks at the student; a checkpoint each")] = 25
-    leak: Annotated[float, About("mean forget probability on data-free probes above which a class counts as back")] = (
-        0.1
-    )
+    leak: Annotated[
+        float, About("rise of a forgotten class's mean probability on data-free probes above which it counts as back")
+    ] = 0.04
     patience: Annotated[int, About("looks in a row that find a leak, before stopping")] = 3
 
     def __post_init__(self) -> None:
@@ -163,15 +163,17 @@ def distill(
 ) -> tuple[nn.Module, DistillRecord]:
     """A fresh network that imitates the original but for the forgotten classes; and what happened on the way.
 
-    The student is looked at every `monitor_every` cycles, by data-free means alone. The last one whose forget
-    probability is at most `leak` everywhere is returned; after `patience` looks in a row above that, it stops.
+    The student is looked at every `monitor_every` cycles, by data-free means alone: the probability that it gives a
+    forgotten class on four kinds of images, each against its lowest so far, or one part in all classes if that is
+    less. The last student whose highest rise is at most `leak` is returned; after `patience` looks in a row above that,
+    it stops.
 
     Histories of the record, one value per look: "cycle"; "student loss" and "generator loss", means since the look
     before; "pass rate" of the gate; "agreement" of the classes that student and original see in gated images;
-    "classes", how many the original sees in at least 1% of the images, after the gate; and the student's mean forget
-    probability on "gated" and "ungated" pseudo-images, on "noise", and on "probes", images in
-    which the original sees a forgotten class. Notes: "stopped" (done; leak: the class came back; collapse: of the
-    generator), "cycles", "chosen_cycle", "leak" (the chosen student's highest forget probability), "restores" of the
+    "classes", how many the original sees in at least 1% of the images, after the gate; and the mean probability that
+    the student gives the likeliest forgotten class on "gated" and "ungated" pseudo-images, on "noise", and on "probes",
+    images in which the original sees a forgotten class. Notes: "stopped" (done; leak: the class came back; collapse:
+    of the generator), "cycles", "chosen_cycle", "leak" (the chosen student's highest rise), "restores" of the
     generator, "attention" (how many maps are copied, or why none).
 
     Args:

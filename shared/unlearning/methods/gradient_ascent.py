@@ -113,7 +113,7 @@ def distill(
     stopped = "all steps taken"
     while len(losses) < steps:
         done = len(losses)
-        before = copy.deepcopy(student.state_dict())
+        before = {} if kept is None else {name: value.clone() for name, value in student.state_dict().items()}
         losses += optimise(
             student,
             Rows(forget, deck.deal(min(config.look_every, steps - done) * config.batch_size)),

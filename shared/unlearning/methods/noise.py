@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearning.progress import Progress, silent
-from unlearning.training import device_of, evaluating
+from unlearning.training import device_of, evaluating, fitting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +110,12 @@ def learn_noise(
     """
     device = device_of(original)
     network = copy.deepcopy(original).requires_grad_(False)
+    network.to(memory_format=torch.channels_last)
     K, B = start.shape[:2]
-    N = start.flatten(0, 1).to(device, copy=True).requires_grad_()  # (K * B, ...)
-    labels = classes.to(device).repeat_interleave(B)  # (K * B,)
-    updates = optimiser([N])
+    chunk = fitting(chunk, device)
+    parts = [part.to(device, copy=True).requires_grad_() for part in start.flatten(0, 1).split(chunk)]  # K * B images
+    labels = classes.to(device).repeat_interleave(B).split(chunk)
+    updates = optimiser(parts)
     schedule = (
         torch.optim.lr_scheduler.ReduceLROnPlateau(updates, factor=0.5, patience=plateau)
         if plateau is not None
@@ -124,17 +126,16 @@ def learn_noise(
         for step in range(steps):
             updates.zero_grad(set_to_none=True)
             total = 0.0
-            for rows in torch.arange(len(N), device=device).split(chunk):
-                part = N[rows]
-                J = noise_objective(network(part), part, labels[rows], penalty=penalty, maximise=maximise)
-                (J * len(rows) / B).backward()  # sum of class means
-                total += J.item() * len(rows) / len(N)
+            for N, label in zip(parts, labels, strict=True):
+                J = noise_objective(network(N), N, label, penalty=penalty, maximise=maximise)
+                (J * len(N) / B).backward()  # sum of class means
+                total += J.item() * len(N) / (K * B)
             updates.step()
             objective.append(finite_objective(total, step))
             if schedule is not None:
                 schedule.step(total)
             progress(phase, step + 1, steps, total)
-    return N.detach().cpu().view(K, B, *start.shape[2:]), objective
+    return torch.cat([N.detach().cpu() for N in parts]).view(start.shape), objective
 
 
 def finite_objective(objective: float, step: int) -> float:

@@ -15,7 +15,7 @@ from unlearning.data.samples import Rows, TensorSamples
 from unlearning.errors import UsageError
 from unlearning.methods import Facts
 from unlearning.methods.attention import attended_modules, attention_loss, attention_map, recorded
-from unlearning.methods.gated_course import SIGNALS, kd_loss, student_steps
+from unlearning.methods.gated_course import SIGNALS, Course, kd_loss, student_steps
 from unlearning.methods.gated_transfer import PAPER, GatedTransferConfig, configure, distill
 from unlearning.methods.pseudo_images import PseudoGenerator, balance, barrier, gate, gated_batch, without_classes
 from unlearning.methods.record import DistillRecord
@@ -364,10 +364,37 @@ def test_the_student_before_the_class_leaked_back_is_returned(monkeypatch: pytes
 
     student, record = run(cycles=12, patience=2, checkpoint=keep)
     assert (record.notes["stopped"], record.notes["chosen_cycle"], record.notes["cycles"]) == ("leak", 6, 10)
-    assert record.notes["leak"] == 0.02
+    assert record.notes["leak"] == pytest.approx(0.01)  # above its lowest
     chosen = student.state_dict()
     assert all(torch.equal(chosen[name], states[6][f"student.{name}"]) for name in chosen)
     assert not torch.equal(chosen["classifier.weight"], states[10]["student.classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("found", "stopped", "chosen", "leak"),
+    [
+        ([0.2, 0.21, 0.22, 0.2, 0.23], "done", 10, 0.03),  # what it gives in ignorance, flat: no leak
+        ([0.01, 0.03, 0.06, 0.12, 0.06], "leak", 4, 0.02),  # as likely as before, or less, but learned
+        ([0.45, 0.4, 0.35, 0.35, 0.35], "done", 10, 0.1),  # above a guess among four from the start: the least
+    ],
+)
+def test_a_leak_is_a_rise_above_what_the_student_gave_the_class_before_or_above_a_guess(
+    found: list[float], stopped: str, chosen: int, leak: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([value for value in found for _ in SIGNALS])
+    monkeypatch.setattr(
+        "unlearning.methods.gated_course.Course._forget_probability", lambda self, logits: next(answers)
+    )
+    notes = run(cycles=10, patience=2)[1].notes
+    assert (notes["stopped"], notes["chosen_cycle"]) == (stopped, chosen)
+    assert notes["leak"] == pytest.approx(leak)
+
+
+def test_the_probability_of_the_likeliest_forgotten_class_by_hand() -> None:
+    course = Course(network(), task(forget_classes=(0, 2)), quick(), generator(0, "distill"))
+    # means over both samples: class 0 (1/2 + 1/4) / 2, class 2 1/8; class 1 is not forgotten
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25, 0.5, 0.125, 0.125]]).log()
+    assert course._forget_probability(logits) == pytest.approx(0.375)
 
 
 def test_frozen_batchnorm_stays_at_its_first_statistics_and_trained_batchnorm_does_not() -> None:

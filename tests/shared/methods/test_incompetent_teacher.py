@@ -13,14 +13,19 @@ from support.digits import case, score
 from torch import Tensor, nn
 
 from unlearning.data.samples import TensorSamples
+from unlearning.errors import UsageError
 from unlearning.methods import Facts
 from unlearning.methods.incompetent_teacher import (
     MORE_TEACHERS,
+    MOST_REPEATS,
     IncompetentTeacherConfig,
     configure,
     distill,
     incompetent_lesson,
     incompetent_teacher_loss,
+    mean_entropy,
+    repeated,
+    scale_to_entropy,
     soft_target_loss,
     why_unwatched,
     without,
@@ -111,7 +116,7 @@ def lesson(task: Task, **settings: object):  # type: ignore[no-untyped-def]
     return incompetent_lesson(
         task,
         task.forget,
-        config=IncompetentTeacherConfig(**settings),  # type: ignore[arg-type]
+        config=IncompetentTeacherConfig(**{"teacher": "random", **settings}),  # type: ignore[arg-type]
         generator=generator(0, "teacher"),
         device=torch.device("cpu"),
     )
@@ -157,6 +162,10 @@ def test_the_teacher_of_a_class_request_does_not_name_the_class_unless_asked_to(
     torch.testing.assert_close(lesson(task, keep_forgotten=True).targets, torch.full((12, 3), 1 / 3))
 
 
+def other_labels(rows: TensorSamples) -> TensorSamples:
+    return TensorSamples(rows.inputs, (rows.targets + 1) % 3, mean=[0.0], std=[1.0])
+
+
 class Seen(TensorSamples):
     """Counts how often each row is asked for."""
 
@@ -174,7 +183,9 @@ def test_each_teacher_is_asked_once_about_its_own_rows_and_the_retain_share_is_k
     assert isinstance(task.forget, TensorSamples)
     assert isinstance(task.retain, TensorSamples)
     forget, retain = Seen(task.forget), Seen(task.retain)
-    config = IncompetentTeacherConfig(epochs=4, batch_size=7, retain_fraction=0.5, least_entropy=0.0)
+    config = IncompetentTeacherConfig(
+        teacher="random", epochs=4, batch_size=7, retain_fraction=0.5, least_entropy=0.0, forget_share=0.0
+    )
     _, record = distill(
         nn.Linear(4, 3), replace(task, forget=forget, retain=retain), config=config, generator=generator(0, "distill")
     )
@@ -208,11 +219,17 @@ def test_the_paper_preset_is_one_epoch_of_adam_on_the_formula() -> None:
 
 def test_rows_are_watched_only_where_the_comparison_means_something() -> None:
     task = small(lambda seed: nn.Linear(4, 3))
-    auto, always = IncompetentTeacherConfig(), IncompetentTeacherConfig(watch="calibration")
+    auto, always = (
+        IncompetentTeacherConfig(teacher="random", watch=watch)  # type: ignore[arg-type]
+        for watch in ("auto", "calibration")
+    )
+    blind = IncompetentTeacherConfig()
     forget = task.forget
     assert forget is not None
     one_class = TensorSamples(torch.zeros(20, 4), torch.ones(20, dtype=torch.int64), mean=[0.0], std=[1.0])
     assert why_unwatched(task, forget, auto) == ""
+    assert why_unwatched(task, forget, blind) == "the teacher has never seen the forget rows"
+    assert why_unwatched(task, forget, replace(blind, watch="calibration")) == ""
     assert why_unwatched(task, forget, IncompetentTeacherConfig(watch="never")) == "switched off"
     assert why_unwatched(replace(task, calibration=None), forget, always) == "no calibration rows"
     assert why_unwatched(replace(task, forget_classes=(1,)), forget, auto) == "whole classes are forgotten"
@@ -227,7 +244,7 @@ def test_rows_without_a_class_in_common_with_the_calibration_rows_are_not_watche
     _, record = distill(
         nn.Linear(4, 3),
         replace(task, forget=two, calibration=other),
-        config=IncompetentTeacherConfig(),
+        config=IncompetentTeacherConfig(teacher="random"),
         generator=generator(0, "distill"),
     )
     assert record.notes["watched"] == "no: no calibration row has a class of the forget rows"
@@ -235,7 +252,7 @@ def test_rows_without_a_class_in_common_with_the_calibration_rows_are_not_watche
 
 def test_steps_forget_while_forget_rows_look_familiar_and_the_chosen_model_is_the_one_returned() -> None:
     digits = case("rows")
-    config = configure({}, digits.facts)
+    config = configure({"teacher": "random"}, digits.facts)
     student, record = distill(digits.original, digits.task, config=config, generator=generator(0, "distill"))
     forgetting, loss_auc, entropy_auc = (record.histories[name] for name in ("forgetting", "loss_auc", "entropy_auc"))
     steps = len(record.histories["loss"])
@@ -292,8 +309,109 @@ def test_the_loss_that_is_minimised_falls() -> None:
     ],
 )
 def test_retain_share_batch_and_epochs_follow_the_data(facts: dict[str, int], expected: tuple[float, int, int]) -> None:
-    config = configure({}, replace(FACTS, **facts))  # type: ignore[arg-type]
+    config = configure({"teacher": "random"}, replace(FACTS, **facts))  # type: ignore[arg-type]
     assert (config.retain_fraction, config.batch_size, config.epochs) == expected
+    assert config.forget_share == 0.0
+
+
+def test_the_teacher_of_rows_is_blind_and_that_of_classes_random_unless_asked_for() -> None:
+    rows, classes = FACTS, replace(FACTS, forget_classes=1)
+    assert [configure({}, facts).teacher for facts in (rows, classes)] == ["blind", "random"]
+    assert configure({"preset": "paper"}, rows).teacher == "random"
+    assert configure({"preset": "paper", "teacher": "blind"}, rows).teacher == "blind"
+    blind = configure({}, replace(rows, retain_rows=100))
+    # All retain rows, and as many epochs of the teacher as of the student: 16 of 6.25 updates.
+    assert (blind.retain_fraction, blind.forget_share, blind.batch_size) == (1.0, 0.25, 16)
+    assert (blind.teacher_epochs, blind.epochs) == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "share", "times"),
+    [
+        (100, 900, 0.25, 3),  # 300 of 1,200
+        (100, 901, 0.25, 4),  # 3 would be a little less than a quarter
+        (500, 900, 0.25, 1),
+        (100, 900, 0.0, 1),
+        (1, 9000, 0.25, MOST_REPEATS),
+    ],
+)
+def test_forget_rows_are_repeated_up_to_their_share(forget: int, retain: int, share: float, times: int) -> None:
+    assert repeated(forget, retain, share) == times
+
+
+def test_a_blind_teacher_learns_the_originals_answers_on_retain_rows_and_speaks_of_the_forget_rows_alone() -> None:
+    original = build_seeded(lambda: nn.Linear(4, 3), 0)
+    task = small(lambda seed: build_seeded(lambda: nn.Linear(4, 3), seed))
+    assert isinstance(task.forget, TensorSamples)
+    assert isinstance(task.retain, TensorSamples)
+    forget, retain = Seen(task.forget), Seen(task.retain)
+    config = IncompetentTeacherConfig(teacher_epochs=40, epochs=2, batch_size=30, teacher_learning_rate=0.05)
+    _, record = distill(
+        original, replace(task, forget=forget, retain=retain), config=config, generator=generator(0, "distill")
+    )
+    assert forget.counts.tolist() == [1 + 2] * 12  # 12 of 42 are a quarter already: the teacher once, two epochs
+    assert retain.counts.tolist() == [1 + 40 + 2] * 30
+    losses = record.histories["teacher_loss"]
+    assert len(losses) == 40
+    assert losses[-1] < 0.2 * losses[0]
+    assert (record.notes["teacher"], record.notes["teachers"], record.notes["forget_repeats"]) == ("blind", 1, 1)
+
+
+def test_what_a_blind_teacher_says_does_not_depend_on_the_labels_of_any_row() -> None:
+    task = small(lambda seed: build_seeded(lambda: nn.Linear(4, 3), seed))
+    taught = []
+    for turned in (False, True):
+        given = task
+        if turned:
+            given = replace(task, **{part: other_labels(getattr(task, part)) for part in ("forget", "retain")})
+        student, _ = distill(
+            build_seeded(lambda: nn.Linear(4, 3), 0),
+            given,
+            config=IncompetentTeacherConfig(),
+            generator=generator(0, "distill"),
+        )
+        taught.append([weight.tolist() for weight in student.parameters()])
+    assert taught[0] == taught[1]
+
+
+def test_logits_are_scaled_to_the_entropy_that_is_wanted() -> None:
+    logits = torch.tensor([[0.0, 1.0], [0.5, -0.5]])
+    assert mean_entropy(torch.zeros(3, 4)) == pytest.approx(math.log(4))
+    assert scale_to_entropy(logits, mean_entropy(2.5 * logits)) == pytest.approx(2.5, rel=1e-4)
+    assert scale_to_entropy(logits, 0.0) == pytest.approx(100)  # the nearer end: it never gets there
+    assert scale_to_entropy(logits, math.log(2)) == pytest.approx(0.01)
+    assert scale_to_entropy(torch.ones(5, 3), 0.3) == 1.0  # nothing to scale
+
+
+def test_a_blind_teacher_is_made_as_certain_of_calibration_rows_as_the_original() -> None:
+    digits = case("rows")
+    records = {}
+    for match in (True, False):
+        config = configure({"match_certainty": match}, digits.facts)
+        _, records[match] = distill(digits.original, digits.task, config=config, generator=generator(0, "distill"))
+    assert records[True].notes["teacher_scale"] > 1  # after few epochs it is less certain than a trained network
+    assert records[True].notes["teacher_entropy"] < records[False].notes["teacher_entropy"]
+    assert records[False].notes["teacher_scale"] == 1
+    without_any = replace(digits.task, calibration=None)
+    _, record = distill(
+        digits.original, without_any, config=configure({}, digits.facts), generator=generator(0, "distill")
+    )
+    assert record.notes["teacher_scale"] == 1
+
+
+def test_a_blind_teacher_without_rows_to_learn_from_is_refused() -> None:
+    with pytest.raises(UsageError, match="a blind teacher learns from retain rows, none were given"):
+        lesson(small(lambda seed: nn.Linear(4, 3)), teacher="blind")
+
+
+def test_by_default_rows_are_known_about_as_well_as_by_a_model_that_never_saw_them() -> None:
+    digits = case("rows")
+    student, record = distill(
+        digits.original, digits.task, config=configure({}, digits.facts), generator=generator(0, "distill")
+    )
+    assert record.notes["teacher"] == "blind"
+    assert abs(digits.forget_accuracy(student) - digits.forget_accuracy(digits.retrained)) <= 0.06
+    assert abs(digits.forget_auc(student) - digits.forget_auc(digits.retrained)) <= 0.1
 
 
 def test_rates_and_presets_give_way_to_what_is_asked_for_by_name() -> None:
