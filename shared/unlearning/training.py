@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from unlearning.config import About
 from unlearning.data.samples import Samples
+from unlearning.losses import Loss, Name, loss_of, wrong_loss
 from unlearning.progress import Progress, silent
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +35,10 @@ class Recipe:
     augmentation: Annotated[
         Literal["none", "shift", "shift_flip"], About("shift: by up to an eighth of each side; flip: mirror", "rule")
     ] = "none"
+    loss: Annotated[Name, About("cross_entropy for classes; l1, mse or quantile (pinball) for values", "rule")] = (
+        "cross_entropy"
+    )
+    quantiles: Annotated[tuple[float, ...], About("of the quantile loss, rising, in (0, 1)", "rule")] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -47,6 +50,8 @@ class Recipe:
         for name in ("weight_decay", "clip_value"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if wrong := wrong_loss(self.loss, self.quantiles):
+            raise ValueError("; ".join(wrong))
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -143,7 +148,7 @@ def optimise(
     """Train the model in place, in train mode; the loss of every step comes back.
 
     Args:
-        model: Maps inputs (B, ...) to outputs (B, C).
+        model: Maps inputs (B, ...) to outputs (B, O).
         samples: What to train on, in a new random order every epoch.
         optimiser: Over the model's parameters.
         epochs: Passes over the samples; >= 1.
@@ -193,10 +198,10 @@ def train(
     recipe: Recipe,
     *,
     generator: torch.Generator,
-    loss: Loss = F.cross_entropy,
+    phase: str = "train",
     progress: Progress = silent,
 ) -> list[float]:
-    """Train a freshly built model in place by its recipe; the loss of every step comes back."""
+    """Train a freshly built model in place by its recipe and the recipe's loss; the loss of every step comes back."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser: torch.optim.Optimizer
     if recipe.optimiser == "adam":
@@ -219,10 +224,11 @@ def train(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         generator=generator,
-        loss=loss,
+        loss=loss_of(recipe.loss, recipe.quantiles),
         scheduler=scheduler,
         clip_value=recipe.clip_value,
         augmentation=recipe.augmentation,
+        phase=phase,
         progress=progress,
     )
     model.eval()
@@ -242,7 +248,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def predict(model: nn.Module, samples: Samples, *, batch_size: int = 1024) -> Tensor:
-    """Outputs for every sample in order, one pass, eval mode, no gradients: shape (N, C), float32, on the CPU."""
+    """Outputs for every sample in order, one pass, eval mode, no gradients: shape (N, O), float32, on the CPU."""
     device = device_of(model)
     outputs: list[Tensor] = []
     with evaluating(model), torch.inference_mode():
