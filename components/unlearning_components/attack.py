@@ -28,7 +28,7 @@ def attack(
         retain: Retained training rows.
         holdout: Rows that neither model was trained on.
         metrics: What each attack reached.
-        roc: The entropy attack's curve on the unlearned model's forgotten rows.
+        roc: The population attack's curve on the unlearned model's forgotten rows, by entropy or by residual.
         attacks: All of it as JSON, with the curves as a figure.
         run: The pipeline's MLflow run.
         manifest: The data set, as for select.
@@ -36,15 +36,18 @@ def attack(
     """
     from pathlib import Path
 
-    from unlearning.attacks.membership import membership_attacks
+    from unlearning.models.bundle import read_bundle
     from unlearning.reporting.figures import roc_curves
+    from unlearning_components.evaluations import attacked
     from unlearning_components.handover import write_json
     from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage
 
     with stage(run, "attack") as record:
         data = fetch_manifest(manifest)
         _, outputs = outputs_of_both(original.path, unlearned.path, forget.path, retain.path, holdout.path, data)
-        report = membership_attacks(outputs, seed=seed)
+        card = read_bundle(Path(unlearned.path)).card
+        report = attacked(outputs, card=card, seed=seed)
+        statistic = "residual" if card.task == "regression" else "entropy"
         counts = {
             name: {"members": curve.members, "non_members": curve.non_members} for name, curve in report.curves.items()
         }
@@ -53,7 +56,7 @@ def attack(
             {"metrics": report.metrics, "standard_errors": report.standard_errors, "counts": counts},
         )
         shown = {
-            f"{asked} rows, {model} model": report.curves[f"entropy.{asked}.{model}"].thinned()
+            f"{asked} rows, {model} model": report.curves[f"{statistic}.{asked}.{model}"].thinned()
             for asked in ("forget", "retain")
             for model in ("original", "unlearned")
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from unlearning.comparison import COLUMNS, REFERENCES, Candidate, compare
+from unlearning.comparison import COLUMNS, REFERENCES, VALUE_COLUMNS, Candidate, compare
 from unlearning.data.selection import read_rows
 from unlearning.methods import METHODS, candidates, settings_by_method
 from unlearning.models.bundle import load_bundle, read_bundle
@@ -102,23 +102,26 @@ def run_comparison(
             settings=chosen,
             recipe=card.recipe,
             seeds=seeds,
+            values=card.task == "regression",
             progress=Lines(),
         )
     )
     before, reference = (read_bundle(folders[name]) for name in REFERENCES)
     made = reference.card.parent == before.digest and (reference.card.method or {}).get("name") == "retrain"
     table = sorted(_rows(runs, summary["seconds.retrain"] if made else None), key=_distance)
+    values = card.task == "regression"
     figure = method_comparison(
         [
             (
                 row.method,
                 row.figures["forgetting_gap"].mean,
-                row.figures["retain_accuracy.test"].mean,
+                row.figures["retain_mae.test" if values else "retain_accuracy.test"].mean,
                 row.figures["seconds"].mean if "seconds" in row.figures else 0.0,
             )
             for row in table
             if row.figures
-        ]
+        ],
+        values=values,
     )
     report = ComparisonReport(
         title="Comparison of methods",
@@ -131,7 +134,7 @@ def run_comparison(
         forget_classes=[data.card.classes[index] for index in meta["forget_classes"]],
         rows={name.replace(".", "_"): len(rows) for name, rows in sets.items() if len(rows)},
         seeds=list(seeds),
-        columns=[name for name in COLUMNS if any(name in row.figures for row in table)],
+        columns=[name for name in (VALUE_COLUMNS if values else COLUMNS) if any(name in row.figures for row in table)],
         table=table,
         refused=refused,
         reference=MADE if made else GIVEN,
@@ -152,9 +155,7 @@ def _rows(runs: Sequence[Candidate], retraining: float | None) -> Iterator[Compa
     for name in dict.fromkeys(run.name for run in runs):
         mine = [run for run in runs if run.name == name]
         whole = [run.figures for run in mine if not run.failed]
-        figures = {
-            column: _spread([one[column] for one in whole]) for column in COLUMNS if whole and column in whole[0]
-        }
+        figures = {column: _spread([one[column] for one in whole]) for column in (whole[0] if whole else ())}
         if name == "retrained" and retraining is not None:
             figures["seconds"] = _spread([retraining])
         row = METHODS.get(name)

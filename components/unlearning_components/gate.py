@@ -55,7 +55,8 @@ def gate(
 
     from unlearning.config import as_plain
     from unlearning.data.selection import read_rows
-    from unlearning.policy.gates import POLICIES, judge, policy_with
+    from unlearning.models.bundle import read_bundle
+    from unlearning.policy.gates import judge, policy_for, policy_with
     from unlearning.reporting.report import render_html, render_markdown
     from unlearning_components.handover import read_json, write_json
     from unlearning_components.reports import run_report
@@ -64,7 +65,8 @@ def gate(
     with stage(run, "gate") as record:
         measured = [read_json(Path(evaluation.path, "evaluation.json")), read_json(Path(attacks.path, "attacks.json"))]
         metrics, errors = (measured[0][key] | measured[1][key] for key in ("metrics", "standard_errors"))
-        decided = judge(metrics, errors, policy_with(policy, POLICIES[read_rows(forget.path)[1]["request"]]))
+        request, task = read_rows(forget.path)[1]["request"], read_bundle(Path(unlearned.path)).card.task
+        decided = judge(metrics, errors, policy_with(policy, policy_for(task, request)))
         write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
         folders = {
             "original": original.path,

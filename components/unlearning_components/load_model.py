@@ -43,13 +43,13 @@ def load_model(
     from pathlib import Path
 
     from unlearning.methods import method as method_named
-    from unlearning.policy.gates import POLICIES, policy_with
+    from unlearning.policy.gates import policy_for, policy_with
     from unlearning_components.surroundings import fetch_model, stage, tracker
 
     began = time.monotonic()
     method_named(method, request=request, reads=reads)
-    policy_with(policy, POLICIES[request])
     bundle = fetch_model(model, Path(original.path))
+    policy_with(policy, policy_for(bundle.card.task, request))
     runs = tracker()
     runs.prepare()
     parameters = {

@@ -37,6 +37,8 @@ QUESTIONS = {
     "entropy": "Are forgotten training rows told from unseen rows, by how sure the model is?",
     "loss": "Are forgotten training rows told from unseen rows, by how wrong the model is?",
 }
+VALUE_QUESTIONS = {"residual": "Are forgotten training rows told from unseen rows, by how far off the model is?"}
+PUBLISHED = ("entropy", "entropy_attack", "entropies")
 
 
 def run_report(
@@ -130,7 +132,8 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
 def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:
     found, counts = attacks["metrics"], attacks["counts"]
     rows = []
-    for statistic, question in QUESTIONS.items():
+    values = "residual.forget.original" in counts
+    for statistic, question in VALUE_QUESTIONS.items() if values else QUESTIONS.items():
         for score, title, ideal in (
             ("membership_auc", f"Population attack on {statistic}, AUC", 0.5),
             ("membership_tpr_at_1_percent_fpr", f"Population attack on {statistic}, found at 1% false alarms", 0.01),
@@ -147,23 +150,24 @@ def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:
                     ideal=ideal,
                 )
             )
-    retain = counts["entropy.retain.original"]
+    statistic, published, asked = ("residual", "residual_attack", "residuals") if values else PUBLISHED
+    retain = counts[f"{statistic}.retain.original"]
     rows.append(
         AttackRow(
-            name="Control: population attack on entropy for retained rows, AUC",
+            name=f"Control: population attack on {statistic} for retained rows, AUC",
             question="Can this attack see training in this model at all? Near 0.5 on the original it cannot.",
-            original=found["membership_auc.entropy.retain.original"],
-            unlearned=found["membership_auc.entropy.retain.unlearned"],
+            original=found[f"membership_auc.{statistic}.retain.original"],
+            unlearned=found[f"membership_auc.{statistic}.retain.unlearned"],
             members=retain["members"],
             non_members=retain["non_members"],
         )
     )
     rows.append(
         AttackRow(
-            name="Entropy attack as published, share called members",
+            name=f"Attack on {asked} as published, share called members",
             question="What share of the forgotten rows does a classifier of retained and unseen rows call members?",
-            original=found["entropy_attack.forget.original"],
-            unlearned=found["entropy_attack.forget.unlearned"],
+            original=found[f"{published}.forget.original"],
+            unlearned=found[f"{published}.forget.unlearned"],
             members=retain["members"],
             non_members=retain["non_members"],
         )

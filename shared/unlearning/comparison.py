@@ -11,11 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from unlearning.attacks.membership import cross_entropy, population_attack
+from unlearning.attacks.residual import absolute_residuals, residual_attack
 from unlearning.data.samples import Samples
+from unlearning.losses import point
 from unlearning.methods.apply import unlearn
 from unlearning.methods.task import Task
 from unlearning.metrics.accuracy import accuracy
 from unlearning.metrics.divergence import jensen_shannon
+from unlearning.metrics.regression import wasserstein
 from unlearning.progress import Progress, silent
 from unlearning.training import predict
 
@@ -31,7 +34,20 @@ COLUMNS = (
     "divergence",
     "seconds",
 )
-"""What is measured of every candidate: shares, AUCs, bits, seconds; forget_accuracy.test only where it has rows."""
+"""What is measured of a classifier: shares, AUCs, bits, seconds; forget_accuracy.test only where it has rows."""
+
+VALUE_COLUMNS = (
+    "forget_mae.train",
+    "forget_mae.test",
+    "retain_mae.test",
+    "forgetting_gap",
+    "utility_gap",
+    "membership_auc.residual.forget",
+    "membership_gap",
+    "wasserstein",
+    "seconds",
+)
+"""Of a regressor: errors and distance in the targets' unit, gaps as shares of the retrained model's error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +57,7 @@ class Candidate:
     Attributes:
         name: Of the method; "original" or "retrained".
         seed: Of the run.
-        figures: Those of `COLUMNS` that could be measured; empty when it failed.
+        figures: Those of the columns that could be measured; empty when it failed.
         failed: Why there is no model; empty when there is one.
     """
 
@@ -69,6 +85,46 @@ def measured(model: nn.Module, sets: Mapping[str, Samples]) -> tuple[dict[str, f
     return {**figures, "membership_auc.loss.forget": roc.auc}, outputs["forget.train"][0]
 
 
+def measured_values(
+    model: nn.Module, sets: Mapping[str, Samples], *, quantiles: Sequence[float] = ()
+) -> tuple[dict[str, float], Tensor]:
+    """The same of a regressor: its mean absolute errors, the residual attack, and what it predicts of forgotten rows.
+
+    Args:
+        model: Asked in eval mode.
+        sets: As for `measured`.
+        quantiles: Levels of its outputs, when they are quantiles.
+    """
+    predictions = {name: point(predict(model, rows), quantiles) for name, rows in sets.items()}
+    residuals = {name: absolute_residuals(predictions[name], rows.targets) for name, rows in sets.items()}
+    figures = {
+        f"{name.split('.')[0]}_mae.{name.split('.')[1]}": float(residuals[name].mean())
+        for name in ("forget.train", "forget.test", "retain.test")
+        if name in residuals
+    }
+    roc = residual_attack(residuals["forget.train"], residuals.get("forget.test", residuals["retain.test"]))
+    return {**figures, "membership_auc.residual.forget": roc.auc}, predictions["forget.train"]
+
+
+def gaps(figures: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
+    """How far a model is from the retrained one: in forgetting and to an attacker >= 0, in use below 0 when worse.
+
+    Of classifiers differences of accuracies, of regressors differences of errors as shares of the retrained model's.
+    """
+    if "retain_mae.test" in figures:
+        forgetting = abs(figures["forget_mae.train"] / reference["forget_mae.train"] - 1)
+        utility, attack = 1 - figures["retain_mae.test"] / reference["retain_mae.test"], "residual"
+    else:
+        forgetting = abs(figures["forget_accuracy.train"] - reference["forget_accuracy.train"])
+        utility, attack = figures["retain_accuracy.test"] - reference["retain_accuracy.test"], "loss"
+    name = f"membership_auc.{attack}.forget"
+    return {
+        "forgetting_gap": forgetting,
+        "utility_gap": utility,
+        "membership_gap": abs(figures[name] - reference[name]),
+    }
+
+
 def compare(
     original: nn.Module,
     retrained: nn.Module,
@@ -79,6 +135,7 @@ def compare(
     settings: Mapping[str, Mapping[str, Any]],
     recipe: Mapping[str, Any] | None,
     seeds: Sequence[int],
+    values: bool = False,
     progress: Progress = silent,
 ) -> Iterator[Candidate]:
     """The original, the retrained model, then every method with every seed, one by one.
@@ -95,18 +152,30 @@ def compare(
         settings: Method to settings.
         recipe: How the original was trained.
         seeds: Of the runs.
+        values: Whether the models predict values rather than classes.
         progress: Called after every step of every method.
     """
-    reference, theirs = measured(retrained, sets)
+
+    def asked(model: nn.Module) -> tuple[dict[str, float], Tensor]:
+        return (
+            measured_values(model, sets, quantiles=(recipe or {}).get("quantiles", ()))
+            if values
+            else measured(model, sets)
+        )
+
+    reference, theirs = asked(retrained)
 
     def against(model: nn.Module, seconds: float) -> dict[str, float]:
-        figures, logits = measured(model, sets)
+        figures, answers = asked(model)
+        apart = (
+            {"wasserstein": wasserstein(answers, theirs)}
+            if values
+            else {"divergence": jensen_shannon(answers, theirs).mean().item()}
+        )
         return {
             **figures,
-            "forgetting_gap": abs(figures["forget_accuracy.train"] - reference["forget_accuracy.train"]),
-            "utility_gap": figures["retain_accuracy.test"] - reference["retain_accuracy.test"],
-            "membership_gap": abs(figures["membership_auc.loss.forget"] - reference["membership_auc.loss.forget"]),
-            "divergence": jensen_shannon(logits, theirs).mean().item(),
+            **gaps(figures, reference),
+            **apart,
             **({"seconds": seconds} if math.isfinite(seconds) else {}),
         }
 

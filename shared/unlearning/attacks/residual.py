@@ -6,11 +6,13 @@ come from `training.predict` and `losses.point`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from unlearning.attacks.membership import Array, Roc, population_attack
+from unlearning.attacks.membership import Array, MembershipReport, Roc, population_attack
 
 
 def absolute_residuals(predictions: Tensor, targets: Tensor) -> Array:
@@ -78,3 +80,39 @@ def published_residual_attack(retain: Array, holdout: Array, forget: Array, *, s
         np.concatenate([members, others])[:, None], np.repeat([1, 0], count)
     )
     return float(np.mean(classifier.predict(draw.permutation(forget)[:most, None])))
+
+
+def residual_attacks(residuals: Mapping[str, Mapping[str, Array]], *, seed: int) -> MembershipReport:
+    """The published attack, and the exact one on forget and on retain rows, of both models.
+
+    "forget": are forgotten training rows told from held-out rows of their kind? After unlearning, chance (0.5) is
+    wanted, and both sides of it count. "retain": are retained training rows told from held-out ones? On the original
+    this is the positive control.
+
+    Args:
+        residuals: "original" and "unlearned", each with absolute residuals of retain.train, retain.test, forget.train
+            and, when the request has held-out rows of its own, forget.test (else retain.test stands in).
+        seed: Of the published attack's draws.
+
+    Returns:
+        Names as for classifiers, with the statistic "residual".
+    """
+    metrics: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    curves: dict[str, Roc] = {}
+    for model, sets in residuals.items():
+        metrics[f"residual_attack.forget.{model}"] = published_residual_attack(
+            sets["retain.train"], sets["retain.test"], sets["forget.train"], seed=seed
+        )
+        unseen = sets.get("forget.test", sets["retain.test"])
+        for asked, members, others in (
+            ("forget", sets["forget.train"], unseen),
+            ("retain", sets["retain.train"], sets["retain.test"]),
+        ):
+            roc = residual_attack(members, others)
+            key = f"residual.{asked}.{model}"
+            curves[key] = roc
+            metrics[f"membership_auc.{key}"] = roc.auc
+            metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
+            errors[f"membership_auc.{key}"] = roc.auc_standard_error
+    return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)

@@ -64,8 +64,24 @@ ROWS_POLICY: Policy = {
 }
 """For requests that name rows or people: forgetting is looking like unseen rows, which is not an accuracy of 0."""
 
-POLICIES: Mapping[str, Policy] = {"class": CLASS_POLICY, "sample": ROWS_POLICY, "subject": ROWS_POLICY}
-"""The default policy for each kind of request."""
+VALUES_POLICY: Policy = {
+    "seen_advantage.forget.unlearned": Bound(
+        low=-0.25, high=0.25, why="forgotten rows are predicted as well as rows never trained on, no better, no worse"
+    ),
+    "retain_error_rise.test": Bound(high=0.1, why="the model still works"),
+    "membership_auc.residual.forget.unlearned": Bound(
+        low=0.4, high=0.6, why="forgotten rows look like rows never trained on: as far off, no more, no less"
+    ),
+    "weights_changed": CLASS_POLICY["weights_changed"],
+}
+"""For models that predict values: the error on forgotten rows is held against that on unseen rows of their kind."""
+
+
+def policy_for(task: str, request: str) -> Policy:
+    """The default policy of a task ("classification" or "regression") and a kind of request."""
+    if task == "regression":
+        return VALUES_POLICY
+    return CLASS_POLICY if request == "class" else ROWS_POLICY
 
 
 def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) -> dict[str, Bound]:

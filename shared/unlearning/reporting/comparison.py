@@ -13,11 +13,16 @@ _COLUMNS = {
     "forget_accuracy.train": "Forgotten, as trained on",
     "forget_accuracy.test": "Forgotten, unseen",
     "retain_accuracy.test": "Others, unseen",
+    "forget_mae.train": "Error on forgotten, as trained on",
+    "forget_mae.test": "Error on forgotten, unseen",
+    "retain_mae.test": "Error on others, unseen",
     "forgetting_gap": "Forgetting gap",
     "utility_gap": "Others, against retrained",
     "membership_auc.loss.forget": "Attack AUC",
+    "membership_auc.residual.forget": "Attack AUC",
     "membership_gap": "AUC gap",
     "divergence": "Divergence, bits",
+    "wasserstein": "Wasserstein distance",
     "seconds": "Time",
 }
 LEAD = (
@@ -119,6 +124,7 @@ def render_comparison_html(report: ComparisonReport) -> str:
         lead=LEAD,
         what=_what(report),
         figures=figures,
+        values="wasserstein" in report.columns,
         columns=[_COLUMNS.get(name, name) for name in report.columns],
         table=[(row, [_cell(row, name) for name in report.columns]) for row in report.table],
         several=len(report.seeds) > 1,
@@ -175,4 +181,6 @@ def _shown(name: str, value: float) -> str:
         return wording.signed(100 * value)
     if name == "forgetting_gap":
         return f"{100 * value:.1f}"
+    if name == "wasserstein" or "_mae" in name:
+        return f"{value:.4g}"
     return f"{value:.3f}" if name.startswith(("membership", "divergence")) else wording.percent(value)

@@ -276,16 +276,19 @@ def training_curves(histories: Mapping[str, Sequence[float]]) -> bytes:
         return _svg(figure)
 
 
-def method_comparison(points: Sequence[tuple[str, float, float, float]]) -> bytes:
+def method_comparison(points: Sequence[tuple[str, float, float, float]], *, values: bool = False) -> bytes:
     """SVG: methods by how far they forget from retraining (to the left: as it does) and how well the rest works (up).
 
     Args:
         points: Name, forgetting gap and accuracy on unseen retained rows as shares, and seconds (0: not known) of each;
             "original" and "retrained" have marks of their own.
+        values: Whether the use is a mean absolute error in the targets' unit rather than an accuracy; up is better.
     """
     if not points:
         raise DataError("a comparison needs at least one method")
-    gaps, uses = (100 * np.array([point[place] for point in points]) for place in (1, 2))
+    gaps, uses = (
+        scale * np.array([point[place] for point in points]) for place, scale in ((1, 100), (2, 1 if values else 100))
+    )
     longest = max((point[3] for point in points), default=0.0) or 1.0
     marks = {"original": ("s", QUIET), "retrained": ("*", ORIGINAL)}
     with _style():
@@ -296,8 +299,10 @@ def method_comparison(points: Sequence[tuple[str, float, float, float]]) -> byte
             above = 4 if name in marks else 3
             axes.scatter(x, y, s=size, marker=marker, color=colour, alpha=0.85, edgecolor="white", zorder=above)
         _labels_apart(axes, [_short(point[0], 26) for point in points], gaps, uses)
-        axes.set_xlabel("forgetting gap to the retrained model, points")
-        axes.set_ylabel("accuracy on everything else, unseen, %")
+        axes.set_xlabel(f"forgetting gap to the retrained model, {'% of its error' if values else 'points'}")
+        axes.set_ylabel("error on everything else, unseen" if values else "accuracy on everything else, unseen, %")
+        if values:
+            axes.invert_yaxis()
         axes.grid(color=RULE, linewidth=0.8, zorder=0)
         axes.margins(0.12, 0.28)
         axes.set_xlim(left=min(-2.0, float(gaps.min()) - 0.04 * (float(np.ptp(gaps)) or 1)))

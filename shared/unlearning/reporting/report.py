@@ -58,6 +58,16 @@ _FIGURES = {
         "What is taken for what",
         "Each row is a true class and adds up to 100%; both panels share one colour scale.",
     ),
+    "error_by_target": (
+        "values",
+        "Where the model errs",
+        "Ring: before. Diamond: after. Outside what was forgotten both should lie together.",
+    ),
+    "forget_predictions": (
+        "values",
+        "What the model says of the forgotten examples",
+        "Hatched: the truth. Dashed: before. Solid: after. A model that never saw them leans towards what it did see.",
+    ),
     "roc_curves": (
         "attacks",
         "Telling members from non-members",
@@ -280,6 +290,14 @@ def _sentence(report: RunReport) -> str:
         return f"too few examples to tell whether {names} can count as forgotten. {closing}"
     count = len(verdict.gates)
     which = "its only gate passed" if count == 1 else f"all {count} gates passed"
+    if predicts_values(report):
+        seen, retain = _pair(numbers, "forget_mae.train"), _pair(numbers, "retain_mae.test")
+        if seen is None or retain is None:
+            return f"{which} for {names}."
+        return (
+            f"by what was measured, the model treats {names} like examples that it never saw: it is off by {seen[1]} "
+            f"on them (was {seen[0]}), and by {retain[1]} on unseen ones (was {retain[0]})."
+        )
     retain = _pair(numbers, "retain_accuracy.test")
     if report.request != "class":
         seen = _pair(numbers, "forget_accuracy.train")
@@ -302,6 +320,11 @@ def _sentence(report: RunReport) -> str:
     return f"{which}{change}{'; the model ' + kept if kept else ''}."
 
 
+def predicts_values(report: RunReport) -> bool:
+    """Whether the model is a regressor, by what was measured of it."""
+    return "retain_mae.test.unlearned" in report.metrics
+
+
 def _pair(numbers: Mapping[str, float | None], stem: str) -> tuple[str, str] | None:
     before, after = numbers.get(f"{stem}.original"), numbers.get(f"{stem}.unlearned")
     if before is None or after is None or not math.isfinite(before) or not math.isfinite(after):
@@ -312,7 +335,13 @@ def _pair(numbers: Mapping[str, float | None], stem: str) -> tuple[str, str] | N
 def _tiles(report: RunReport) -> list[tuple[str, str, str, str]]:
     """(what, before, after, remark) of the numbers that matter most, where both were measured."""
     auc = ("membership_auc.entropy.forget", "Membership attack", "AUC on forgotten rows; 0.5 is chance")
-    if report.request == "class":
+    if predicts_values(report):
+        wanted = [
+            ("forget_mae.train", "Forgotten examples", "mean absolute error; like that on unseen ones is wanted"),
+            ("retain_mae.test", "Unseen examples", "mean absolute error"),
+            ("membership_auc.residual.forget", "Membership attack", "AUC on forgotten rows; 0.5 is chance"),
+        ]
+    elif report.request == "class":
         wanted = [
             ("forget_accuracy.test", "Forgotten classes", "accuracy on unseen examples"),
             ("retain_accuracy.test", "All other classes", "accuracy on unseen examples"),
@@ -344,7 +373,9 @@ def _lost(row: ClassRow) -> float:
 
 def _figures_by_section(report: RunReport) -> dict[str, list[dict[str, str]]]:
     """Section to its figures, in a fixed order; those without a known name come last, under "more"."""
-    sections: dict[str, list[dict[str, str]]] = {key: [] for key in ("classes", "attacks", "method", "time", "more")}
+    sections: dict[str, list[dict[str, str]]] = {
+        key: [] for key in ("classes", "values", "attacks", "method", "time", "more")
+    }
     names = [*(name for name in _FIGURES if name in report.figures), *(n for n in report.figures if n not in _FIGURES)]
     for name in names:
         section, heading, caption = _FIGURES.get(name, ("more", clean(name).replace("_", " "), ""))

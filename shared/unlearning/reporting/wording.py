@@ -26,6 +26,15 @@ _QUANTITIES = {
     "membership_auc": "membership-attack AUC{by}{of} on {rows}",
     "membership_tpr_at_1_percent_fpr": "members found{by}{of} at 1% false alarms among {rows}",
     "forget_top_prediction_share": "share of {rows} that one class{of} draws",
+    "forget_mae": "mean absolute error{of} on {rows}",
+    "retain_mae": "mean absolute error{of} on {rows}",
+    "forget_rmse": "root mean squared error{of} on {rows}",
+    "retain_rmse": "root mean squared error{of} on {rows}",
+    "retain_error_rise": "rise of the mean absolute error on {rows}",
+    "seen_advantage": "how much smaller the error{of} is on {rows} than on unseen ones",
+    "prediction_shift": "how far the predictions of {rows} moved (Wasserstein distance)",
+    "residual_ks": "largest difference of the residuals' distributions{of}, {rows} and unseen ones",
+    "residual_attack": "share of {rows}{of} that the residual attack calls training data",
     "entropy_attack": "share of {rows}{of} that the entropy attack calls training data",
     "weights_changed": "distance of the weights{of} from the original's",
 }
@@ -53,7 +62,8 @@ _MODELS = {
     "unlearned": " of the unlearned model",
     "retrained": " of the retrained model",
 }
-_STATISTICS = {"entropy": " (entropy)", "loss": " (loss)"}
+_STATISTICS = {"entropy": " (entropy)", "loss": " (loss)", "residual": " (residual)"}
+_SHARES = ("entropy_attack", "residual_attack", "retain_error_rise", "seen_advantage")
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
@@ -103,7 +113,7 @@ def amount(metric: str, value: float | None, *, against: float | None = None) ->
     quantity = metric.split(".")[0]
     if quantity.endswith(("_drop", "_gap")):
         return _apart(100 * value, against and 100 * against, "f", 1) + " points"
-    if "accuracy" in quantity or "tpr" in quantity or quantity == "entropy_attack":
+    if "accuracy" in quantity or "tpr" in quantity or quantity in _SHARES:
         return percent(value, against=against)
     if quantity.endswith("auc"):
         return _apart(value, against, "f", 3)

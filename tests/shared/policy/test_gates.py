@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearning.errors import UsageError
-from unlearning.policy.gates import CLASS_POLICY, POLICIES, ROWS_POLICY, Bound, Verdict, judge, policy_with
+from unlearning.policy.gates import (
+    CLASS_POLICY,
+    ROWS_POLICY,
+    VALUES_POLICY,
+    Bound,
+    Verdict,
+    judge,
+    policy_for,
+    policy_with,
+)
 
 POLICY = {"leak": Bound(high=0.05, why="little is left"), "auc": Bound(low=0.4, high=0.6)}
 GOOD = {"leak": 0.01, "auc": 0.5}
@@ -188,13 +197,23 @@ def test_not_every_gate_may_be_dropped() -> None:
 
 
 def test_there_is_a_policy_for_every_kind_of_request_that_tells_forgetting_from_copying_and_from_ruin() -> None:
-    assert set(POLICIES) == {"class", "sample", "subject"}
-    for policy in POLICIES.values():
+    for request in ("class", "sample", "subject"):
+        policy = policy_for("classification", request)
         assert policy["weights_changed"].low is not None
         assert policy["weights_changed"].low > 0
         assert policy["retain_accuracy_drop.test"].high is not None
         assert {policy[f"membership_auc.{name}.forget.unlearned"].low for name in ("entropy", "loss")} == {0.4}
         assert all(bound.why for bound in policy.values())
+
+
+def test_the_policy_for_values_is_two_sided_where_forgetting_is_looking_like_unseen_rows() -> None:
+    policy = policy_for("regression", "sample")
+    assert policy is VALUES_POLICY
+    two_sided = {name for name, bound in policy.items() if bound.low is not None and bound.high is not None}
+    assert two_sided == {"seen_advantage.forget.unlearned", "membership_auc.residual.forget.unlearned"}
+    assert policy["retain_error_rise.test"].high == 0.1
+    assert policy["weights_changed"].low == CLASS_POLICY["weights_changed"].low
+    assert all(bound.why for bound in policy.values())
 
 
 def test_the_rows_policy_holds_the_gap_between_seen_and_unseen_rows_on_both_sides() -> None:

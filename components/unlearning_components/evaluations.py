@@ -1,0 +1,106 @@
+"""What is measured of a model before and after, by its task: the same artifacts from a classifier and a regressor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unlearning.attacks.membership import MembershipReport, membership_attacks
+from unlearning.attacks.residual import residual_attacks
+from unlearning.config import as_plain
+from unlearning.data.manifest import DataCard
+from unlearning.metrics.classification import Outputs, compare_classifiers
+from unlearning.metrics.regressors import compare_regressors
+from unlearning.models.bundle import ModelCard
+from unlearning.reporting import figures, value_figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What `evaluate` writes.
+
+    Attributes:
+        content: Everything, as JSON types; its "metrics" and "standard_errors" are what the gate reads.
+        metrics: Name to number.
+        pictures: File name to SVG.
+        confusion: The unlearned classifier's counts on held-out rows; empty for a regressor.
+    """
+
+    content: dict[str, Any]
+    metrics: dict[str, float]
+    pictures: dict[str, bytes]
+    confusion: list[list[int]] = field(default_factory=list)
+
+
+def evaluated(
+    outputs: Mapping[str, Mapping[str, Outputs]],
+    *,
+    card: ModelCard,
+    data: DataCard,
+    forget_classes: Sequence[int],
+    weights_changed: float,
+) -> Evaluated:
+    """Both models measured on the same rows.
+
+    Args:
+        outputs: "original" and "unlearned", each with its outputs by set.
+        card: Of either model.
+        data: Of the manifest.
+        forget_classes: Indices; empty when rows were forgotten.
+        weights_changed: Distance of their weights.
+    """
+    if card.task == "regression":
+        report = compare_regressors(outputs, quantiles=quantiles_of(card))
+        metrics = {**report.metrics, "weights_changed": weights_changed}
+        unit = data.target_unit
+        pictures = {
+            "error_by_target.svg": value_figures.error_by_target(
+                report.bins["original"], report.bins["unlearned"], unit
+            ),
+            "forget_predictions.svg": value_figures.forget_predictions(
+                report.predictions["original"],
+                report.predictions["unlearned"],
+                outputs["original"]["forget.train"].targets.double().numpy().reshape(-1),
+                unit,
+            ),
+        }
+        content = {
+            "metrics": metrics,
+            "standard_errors": report.standard_errors,
+            "bins": as_plain(report.bins),
+            "unit": unit,
+            "per_class": [],
+        }
+        return Evaluated(content=content, metrics=metrics, pictures=pictures)
+    measured = compare_classifiers(outputs, classes=data.classes, forget_classes=forget_classes)
+    measured.metrics["weights_changed"] = weights_changed
+    names = [data.classes[index] for index in forget_classes]
+    columns = [[row[key] for row in measured.per_class] for key in ("test_original", "test_unlearned")]
+    tables = [measured.confusion["original"], measured.confusion["unlearned"]]
+    pictures = {
+        "per_class_accuracy.svg": figures.per_class_accuracy(data.classes, columns[0], columns[1], names),
+        "confusion_matrices.svg": figures.confusion_matrices(data.classes, tables[0], tables[1], names),
+    }
+    if shares := measured.forget_predictions:
+        pictures["prediction_distribution.svg"] = figures.prediction_distribution(
+            data.classes, shares["original"], shares["unlearned"], names
+        )
+    return Evaluated(
+        content=as_plain(measured),
+        metrics=measured.metrics,
+        pictures=pictures,
+        confusion=measured.confusion["unlearned"],
+    )
+
+
+def attacked(outputs: Mapping[str, Mapping[str, Outputs]], *, card: ModelCard, seed: int) -> MembershipReport:
+    """Membership inference against both models: by what a classifier says, by how far off a regressor is."""
+    if card.task != "regression":
+        return membership_attacks(outputs, seed=seed)
+    return residual_attacks(compare_regressors(outputs, quantiles=quantiles_of(card)).residuals, seed=seed)
+
+
+def quantiles_of(card: ModelCard) -> tuple[float, ...]:
+    """The levels that a model's outputs are; empty when they are the predictions themselves."""
+    return tuple((card.recipe or {}).get("quantiles", ()))
