@@ -220,7 +220,7 @@ def without(probabilities: Tensor, classes: tuple[int, ...]) -> Tensor:
 
 def mean_entropy(logits: Tensor) -> float:
     """Of the softmax of logits, shape (N, C): mean over rows, in nats, in [0, ln C]."""
-    return torch.special.entr(F.softmax(logits, dim=1)).sum(1).mean().item()
+    return float(torch.special.entr(F.softmax(logits, dim=1)).sum(1).mean())
 
 
 def scale_to_entropy(logits: Tensor, wanted: float) -> float:
