@@ -370,6 +370,7 @@ def task_for(
         outputs=card.outputs,
         forget_classes=tuple(read_rows(forget)[1]["forget_classes"]),
         blank=blank,
+        targets="values" if card.task == "regression" else "classes",
         **{
             part: Rows(samples, torch.from_numpy(rows.copy()))
             for part, rows in there.items()

@@ -120,6 +120,6 @@ class Joined:
         second_inputs, second_targets = self._second.batch(rows[~in_first] - len(self._first))
         inputs = first_inputs.new_empty((len(rows), *first_inputs.shape[1:]))
         inputs[in_first], inputs[~in_first] = first_inputs, second_inputs
-        targets = first_targets.new_empty((len(rows),))
+        targets = first_targets.new_empty((len(rows), *first_targets.shape[1:]))
         targets[in_first], targets[~in_first] = first_targets, second_targets
         return inputs, targets

@@ -31,6 +31,7 @@ class Facts:
         fine_tuned: Whether the model was fine-tuned from pretrained weights rather than trained from scratch.
         learning_rate: Adam's highest rate when the model was trained; 0: unknown, or another optimiser's.
         recipe: What the model's card says of its training; empty: unknown.
+        task: "classification" or "regression".
     """
 
     retain_rows: int
@@ -40,33 +41,37 @@ class Facts:
     fine_tuned: bool = False
     learning_rate: float = 0.0
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "classification"
 
     @classmethod
     def of(
         cls,
-        counts: Iterable[int],
+        counts: Iterable[int] = (),
         *,
+        rows: int | None = None,
         input_shape: Sequence[int],
-        forget_classes: int,
+        forget_classes: int = 0,
         recipe: Mapping[str, Any] | None = None,
     ) -> Facts:
         """The facts from plain numbers.
 
         Args:
             counts: Retain rows at hand, by class; 0 for forgotten ones.
+            rows: Retain rows at hand of a regression, which has no classes; None: a classification.
             input_shape: Of one input.
             forget_classes: How many.
             recipe: Fields of `unlearning.training.Recipe` and "fine_tuned"; None: unknown.
         """
         recipe, there = recipe or {}, [count for count in counts if count]
         return cls(
-            retain_rows=sum(there),
+            retain_rows=sum(there) if rows is None else rows,
             retain_per_class=int(median(there)) if there else 0,
             input_size=prod(input_shape),
             forget_classes=forget_classes,
             fine_tuned=bool(recipe.get("fine_tuned", False)),
             learning_rate=float(recipe["learning_rate"]) if recipe.get("optimiser") == "adam" else 0.0,
             recipe=dict(recipe),
+            task="classification" if rows is None else "regression",
         )
 
 
@@ -82,7 +87,7 @@ class Method:
         reads: The rows that it reads: "forget", "retain", "calibration"; empty: no data of any kind.
         labels: Those of them whose labels it uses too.
         makes: Further models that it makes on the way.
-        tasks: What the model may do: "classification".
+        tasks: What the model may do: "classification", "regression".
         requests: The kinds of request that it serves: "class", "subject", "sample".
         every_row: Whether it is given all retain rows, also where a request bounds how many a method may use.
         limits: What it is known to do badly.
@@ -178,6 +183,32 @@ METHODS: dict[str, Method] = {
         limits="Single rows come out more wrong than unseen ones, and stand out by that.",
         claim=AS_UNSEEN,
     ),
+    "blindspot": Method(
+        title="imitate, on the forget rows, a network that was briefly trained on retain rows alone",
+        source="arXiv:2210.08196",
+        module="unlearning.methods.blindspot",
+        stages=("distill",),
+        reads=("forget", "retain"),
+        labels=("retain",),
+        makes=("a network trained on retain rows for a few epochs",),
+        tasks=("regression",),
+        requests=("subject", "sample"),
+        limits="It teaches what a half-trained network says: where that network is bad at what it never saw, a "
+        "retrained one would be better, and the rows come out more wrong than they should.",
+        claim=AS_UNSEEN,
+    ),
+    "gaussian_amnesiac": Method(
+        title="train on with a random value for every forget row, drawn like the targets of all",
+        source="arXiv:2210.08196",
+        module="unlearning.methods.gaussian_amnesiac",
+        stages=("distill",),
+        reads=("forget", "retain"),
+        labels=("forget", "retain"),
+        tasks=("regression",),
+        requests=("subject", "sample"),
+        limits="A baseline: it teaches the mean of all targets, not what retained rows support.",
+        claim=AS_UNSEEN,
+    ),
     "fine_tune": Method(
         title="train on with the retain rows alone",
         source="a baseline of most papers",
@@ -185,6 +216,7 @@ METHODS: dict[str, Method] = {
         stages=("distill",),
         reads=("retain",),
         labels=("retain",),
+        tasks=("classification", "regression"),
         requests=("class", "subject", "sample"),
         limits="A baseline: nothing makes it forget.",
         claim=AS_UNSEEN,
@@ -196,6 +228,7 @@ METHODS: dict[str, Method] = {
         stages=("distill",),
         reads=("forget", "retain"),
         labels=("forget", "retain"),
+        tasks=("classification", "regression"),
         requests=("class", "subject", "sample"),
         limits="A baseline: the loss has no upper bound, and either little is forgotten or much is broken.",
         claim=AS_UNSEEN,
@@ -207,6 +240,7 @@ METHODS: dict[str, Method] = {
         stages=("distill",),
         reads=("forget", "retain"),
         labels=("forget", "retain"),
+        tasks=("classification", "regression"),
         requests=("class", "subject", "sample"),
         limits="A baseline: where it stops between remembering and over-forgetting is a matter of its settings.",
         claim=AS_UNSEEN,
@@ -229,6 +263,7 @@ METHODS: dict[str, Method] = {
         reads=("retain",),
         labels=("retain",),
         makes=("a new network",),
+        tasks=("classification", "regression"),
         requests=("class", "subject", "sample"),
         every_row=True,
         limits="Costs what the original cost, and needs its recipe.",
@@ -237,13 +272,14 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method(name: str, *, request: str, reads: Container[str] | None = None) -> Method:
-    """The method of this name, if it serves this kind of request.
+def method(name: str, *, request: str, reads: Container[str] | None = None, task: str = "classification") -> Method:
+    """The method of this name, if it serves this kind of request for this kind of model.
 
     Args:
         name: Of the method.
         request: "class", "subject" or "sample".
         reads: The rows that there are for it; None: all of them.
+        task: Of the model: "classification" or "regression".
 
     Raises:
         UsageError: For an unknown name, or a kind that it cannot serve; names the methods that can.
@@ -252,25 +288,30 @@ def method(name: str, *, request: str, reads: Container[str] | None = None) -> M
         raise UsageError(f'unknown method "{name}"{nearest(name, METHODS)} (valid: {", ".join(METHODS)})')
     row = METHODS[name]
     missing = [part for part in row.reads if reads is not None and part not in reads]
-    if request in row.requests and not missing:
+    if request in row.requests and task in row.tasks and not missing:
         return row
     able = [
         other
         for other, row in METHODS.items()
-        if request in row.requests and (reads is None or all(part in reads for part in row.reads))
+        if request in row.requests and task in row.tasks and (reads is None or all(part in reads for part in row.reads))
     ]
     hint = f"choose one of {', '.join(able)}" if able else "no method here can"
+    if task not in row.tasks:
+        raise UsageError(f"{name} serves {' and '.join(row.tasks)} models only, this one is for {task}; {hint}")
     if missing:
         raise UsageError(f"{name} reads {' and '.join(missing)} rows, and there are none for it here; {hint}")
     raise UsageError(f"{name} cannot forget by {request}, only by {', '.join(row.requests)}; {hint}")
 
 
-def candidates(request: str, names: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+def candidates(
+    request: str, names: Sequence[str] = (), *, task: str = "classification"
+) -> tuple[list[str], dict[str, str]]:
     """Methods that serve a request, and why the others do not. `retrain` is the reference, not a candidate.
 
     Args:
         request: "class", "subject" or "sample".
         names: Those wanted; empty: all.
+        task: Of the model: "classification" or "regression".
 
     Raises:
         UsageError: For an unknown name, or when none is left.
@@ -279,15 +320,19 @@ def candidates(request: str, names: Sequence[str] = ()) -> tuple[list[str], dict
     if unknown:
         raise UsageError(f"unknown methods {', '.join(unknown)} (valid: {', '.join(METHODS)})")
     wanted = [name for name in METHODS if name != "retrain" and (not names or name in names)]
-    refused = {
-        name: f"forgets by {', '.join(METHODS[name].requests)} only"
-        for name in wanted
-        if request not in METHODS[name].requests
-    }
+    refused = {}
+    for name in wanted:
+        row = METHODS[name]
+        if task not in row.tasks:
+            refused[name] = f"serves {' and '.join(row.tasks)} models only"
+        elif request not in row.requests:
+            refused[name] = f"forgets by {', '.join(row.requests)} only"
     chosen = [name for name in wanted if name not in refused]
     if not chosen:
-        able = [name for name, row in METHODS.items() if request in row.requests]
-        raise UsageError(f"none of the methods can forget by {request}; those that can: {', '.join(able)}")
+        able = [name for name, row in METHODS.items() if request in row.requests and task in row.tasks]
+        of = "" if task == "classification" else f" in a model for {task}"
+        those = f"those that can: {', '.join(able)}" if able else "no method here can"
+        raise UsageError(f"none of the methods can forget by {request}{of}; {those}")
     return chosen, refused
 
 

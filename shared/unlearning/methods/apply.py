@@ -47,6 +47,9 @@ def facts_of(task: Task, recipe: Mapping[str, Any] | None = None) -> Facts:
         task: Its retain rows are counted, when it has any.
         recipe: How the model was trained: fields of `unlearning.training.Recipe`, and "fine_tuned".
     """
+    if task.targets == "values":
+        rows = 0 if task.retain is None else len(task.retain)
+        return Facts.of(rows=rows, input_shape=task.input_shape, recipe=recipe)
     counts = torch.bincount(task.retain.targets) if task.retain is not None else torch.zeros(0, dtype=torch.int64)
     return Facts.of(
         counts.tolist(), input_shape=task.input_shape, forget_classes=len(task.forget_classes), recipe=recipe
@@ -79,8 +82,9 @@ def unlearn(
         FloatingPointError: When it broke down.
     """
     request = "class" if task.forget_classes else "sample"
-    row = method(name, request=request)
-    config = row.configure(settings or {}, facts_of(task, recipe))
+    facts = facts_of(task, recipe)
+    row = method(name, request=request, task=facts.task)
+    config = row.configure(settings or {}, facts)
     given = task.restricted(row.reads)
     model, noise, record = original, None, DistillRecord()
     histories: dict[str, list[float]] = {}

@@ -7,6 +7,7 @@ their features (there they collapse to the constant 1, and the loss to 0).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -58,7 +59,10 @@ def attention_loss(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """What the named modules put out in their latest call, filled anew by every forward pass in here.
+    """What the named modules put out in the model's latest call, filled anew by every forward pass in here.
+
+    Of a module that returns several things, a recurrent layer, the first is kept, batch first. A module that is called
+    again within one pass adds "name (2)", "name (3)", ...
 
     Raises:
         ValueError: For a name that the model has no module for.
@@ -67,14 +71,21 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
     if unknown := [name for name in names if name not in modules]:
         raise ValueError(f"the model has no module {', '.join(unknown)}")
     outputs: dict[str, Tensor] = {}
+    calls: dict[str, int] = {}
+
+    def forget(module: nn.Module, inputs: object) -> None:
+        outputs.clear()
+        calls.clear()
 
     def keep(name: str) -> object:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            outputs[name] = output
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if (tensor := _batch_first(module, output)) is not None:
+                outputs[name if calls[name] == 1 else f"{name} ({calls[name]})"] = tensor
 
         return modules[name].register_forward_hook(hook)
 
-    handles = [keep(name) for name in names]
+    handles = [model.register_forward_pre_hook(forget), *(keep(name) for name in names)]
     try:
         yield outputs
     finally:
@@ -82,8 +93,8 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
             handle.remove()  # type: ignore[attr-defined]
 
 
-def attended_modules(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, ...]:
-    """Names of the modules whose outputs are a CNN's attention maps: those of its convolution blocks, in order.
+def attended_modules(model: nn.Module, input_shape: Sequence[int], *, hidden: bool = False) -> tuple[str, ...]:
+    """Names of the modules whose outputs are a network's attention maps: those of its convolution blocks, in order.
 
     A block is a module of its own class (not a mere sequence) that maps images to images and holds a convolution:
     a residual block; elsewhere a convolution with the normalisation and activation that follow it, up to the next
@@ -93,53 +104,79 @@ def attended_modules(model: nn.Module, input_shape: Sequence[int]) -> tuple[str,
     Args:
         model: Left unchanged.
         input_shape: Of one input, without the batch.
+        hidden: Whether a network without convolutions has attention too: by the same rule, of its recurrent and linear
+            layers with the activation that follows, and of blocks that hold such. The network's own output is none.
 
     Returns:
-        Empty for a network without such blocks: a perceptron, a vision transformer.
+        Empty for a network without such blocks: a perceptron, a vision transformer, unless `hidden`.
     """
-    shapes: dict[nn.Module, tuple[int, ...]] = {}
+    shown: dict[nn.Module, Tensor] = {}  # kept, so that no two share memory by chance
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            shapes[module] = tuple(output.shape)
+        if (tensor := _batch_first(module, output)) is not None:
+            shown[module] = tensor
 
     handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
         with evaluating(model), torch.no_grad():
-            model(torch.zeros((1, *input_shape), device=device_of(model)))
+            outputs = model(torch.zeros((2, *input_shape), device=device_of(model)))
     finally:
         for handle in handles:
             handle.remove()
     names = {module: name for name, module in model.named_modules()}
-    return tuple(names[module] for module in _blocks(model, shapes))
+    shapes = {module: tuple(tensor.shape) for module, tensor in shown.items()}
+    found = _blocks(model, {module: shape for module, shape in shapes.items() if _is_map(shape)}, _CONVOLUTIONS)
+    if not found and hidden:
+        last = {module for module, tensor in shown.items() if tensor.data_ptr() == outputs.data_ptr()}
+        inner = {module: shape for module, shape in shapes.items() if module not in last and _is_vector(shape)}
+        found = _blocks(model, inner, _LAYERS)
+    return tuple(names[module] for module in found)
 
 
-def _blocks(root: nn.Module, shapes: Mapping[nn.Module, tuple[int, ...]]) -> list[nn.Module]:
-    """The blocks beneath a module that is itself none."""
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d)
+_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.RNNBase)
+
+
+def _batch_first(module: nn.Module, output: object) -> Tensor | None:
+    """The tensor that a module put out, the first of several; None for anything else."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    if not isinstance(first, Tensor):
+        return None
+    turned = isinstance(module, nn.RNNBase) and not module.batch_first and first.dim() == 3
+    return first.transpose(0, 1) if turned else first
+
+
+def _blocks(
+    root: nn.Module, shapes: Mapping[nn.Module, tuple[int, ...]], kinds: tuple[type[nn.Module], ...]
+) -> list[nn.Module]:
+    """The blocks of layers of these kinds beneath a module that is itself none; `shapes` has what can be a map."""
     found: list[nn.Module] = []
     children = list(root.children())
     for place, child in enumerate(children):
-        if isinstance(child, nn.Conv2d):
+        if isinstance(child, kinds):
             end: nn.Module = child
             for follower in children[place + 1 :]:
-                if not (_is_elementwise(follower) and shapes.get(follower) == shapes.get(child)):
+                if not (_is_elementwise(follower) and shapes.get(follower, ()) == shapes.get(child)):
                     break
                 end = follower
-            if not _cuts_patches(child) and _is_map(end, shapes):
+            if end in shapes and not _cuts_patches(child):
                 found.append(end)
-        elif not isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict) and _is_map(child, shapes):
-            if any(isinstance(part, nn.Conv2d) for part in child.modules()):
+        elif not isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict) and child in shapes:
+            if any(isinstance(part, kinds) for part in child.modules()):
                 found.append(child)
         else:
-            found += _blocks(child, shapes)
-    if len(found) == 1 and len(inner := _blocks(found[0], shapes)) > 1:
+            found += _blocks(child, shapes, kinds)
+    if len(found) == 1 and len(inner := _blocks(found[0], shapes, kinds)) > 1:
         return inner
     return found
 
 
-def _is_map(module: nn.Module, shapes: Mapping[nn.Module, tuple[int, ...]]) -> bool:
-    shape = shapes.get(module, ())
-    return len(shape) == 4 and shape[2] * shape[3] > 1
+def _is_map(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 2 and math.prod(shape[2:]) > 1
+
+
+def _is_vector(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3) and shape[0] == 2 and shape[-1] > 1
 
 
 def _is_elementwise(module: nn.Module) -> bool:
@@ -147,5 +184,7 @@ def _is_elementwise(module: nn.Module) -> bool:
     return kind in ("torch.nn.modules.activation", "torch.nn.modules.batchnorm", "torch.nn.modules.normalization")
 
 
-def _cuts_patches(conv: nn.Conv2d) -> bool:
-    return tuple(conv.stride) == tuple(conv.kernel_size) and max(conv.kernel_size) > 1
+def _cuts_patches(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return False
+    return tuple(layer.stride) == tuple(layer.kernel_size) and max(layer.kernel_size) > 1

@@ -16,7 +16,7 @@ from torch import nn
 from unlearning.config import About, build
 from unlearning.methods import Facts
 from unlearning.methods.record import DistillRecord
-from unlearning.methods.rows import needed, paced, wrong_numbers
+from unlearning.methods.rows import Error, error_loss, needed, paced, settled_error, wrong_error, wrong_numbers
 from unlearning.methods.task import Task
 from unlearning.progress import Progress, silent
 from unlearning.training import optimise
@@ -31,10 +31,13 @@ class FineTuneConfig:
     learning_rate: Annotated[float, About("of Adam; a tenth for a fine-tuned backbone", "rule")] = 1e-3
     epochs: Annotated[int, About("over the retain rows", "rule")] = EPOCHS
     batch_size: Annotated[int, About("rows in an update", "rule")] = 256
+    error: Annotated[Error, About("the loss; auto: the one that the model was trained by", "rule")] = "auto"
+    quantiles: Annotated[tuple[float, ...], About("of the quantile loss", "rule")] = ()
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""
         wrong = wrong_numbers(self, least={"epochs": 1, "batch_size": 2}, positive=("learning_rate",))
+        wrong += wrong_error(self)
         if wrong:
             raise ValueError("; ".join(wrong))
 
@@ -47,7 +50,7 @@ def configure(settings: Mapping[str, Any], facts: Facts) -> FineTuneConfig:
     """
     batch_size, epochs = paced(facts.retain_rows, EPOCHS)
     chosen = {"learning_rate": 1e-4 if facts.fine_tuned else 1e-3, "epochs": epochs, "batch_size": batch_size}
-    return build(FineTuneConfig, {**chosen, **settings}, what="fine_tune settings")
+    return build(FineTuneConfig, {**chosen, **settings, **settled_error(settings, facts)}, what="fine_tune settings")
 
 
 def distill(
@@ -80,6 +83,7 @@ def distill(
         epochs=config.epochs,
         batch_size=config.batch_size,
         generator=generator,
+        loss=error_loss(config, retain),
         phase="distill",
         progress=progress,
     )

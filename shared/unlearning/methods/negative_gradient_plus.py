@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearning.config import About, build
+from unlearning.losses import Loss
 from unlearning.methods import Facts
 from unlearning.methods.gradient_ascent import clipped
 from unlearning.methods.record import DistillRecord
-from unlearning.methods.rows import Paired, needed, paced, wrong_numbers
+from unlearning.methods.rows import Error, Paired, error_loss, needed, paced, settled_error, wrong_error, wrong_numbers
 from unlearning.methods.task import Task
 from unlearning.progress import Progress, silent
 from unlearning.training import optimise
@@ -37,10 +38,13 @@ class NegativeGradientPlusConfig:
     epochs: Annotated[int, About("over the larger of the two sets of rows", "rule")] = 1
     batch_size: Annotated[int, About("retain rows, and as many forget rows, in an update", "rule")] = 64
     clip_norm: Annotated[float, About("bound of the gradient's norm")] = 1.0
+    error: Annotated[Error, About("the loss; auto: the one that the model was trained by", "rule")] = "auto"
+    quantiles: Annotated[tuple[float, ...], About("of the quantile loss", "rule")] = ()
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, all named at once."""
         wrong = wrong_numbers(self, least={"epochs": 1, "batch_size": 2}, positive=("learning_rate", "clip_norm"))
+        wrong += wrong_error(self)
         if not 0 <= self.alpha <= 1:
             wrong.append(f"alpha must be in [0, 1], got {self.alpha}")
         if wrong:
@@ -55,19 +59,26 @@ def configure(settings: Mapping[str, Any], facts: Facts) -> NegativeGradientPlus
     """
     batch_size, epochs = paced(facts.retain_rows, 1)
     chosen = {"learning_rate": 3e-3 if facts.fine_tuned else 3e-2, "epochs": epochs, "batch_size": batch_size}
-    return build(NegativeGradientPlusConfig, {**chosen, **settings}, what="negative_gradient_plus settings")
+    return build(
+        NegativeGradientPlusConfig,
+        {**chosen, **settings, **settled_error(settings, facts)},
+        what="negative_gradient_plus settings",
+    )
 
 
-def negative_gradient_plus_loss(logits: Tensor, targets: Tensor, *, alpha: float) -> Tensor:
-    """Alpha * CE(retain) - (1 - alpha) * CE(forget), each a mean over its rows, in nats; it has no lower bound.
+def negative_gradient_plus_loss(
+    outputs: Tensor, targets: Tensor, *, alpha: float, loss: Loss = F.cross_entropy
+) -> Tensor:
+    """Alpha * E(retain) - (1 - alpha) * E(forget), each a mean over its rows; it has no lower bound.
 
     Args:
-        logits: Shape (2 B, C): those of B retain rows, then those of B forget rows.
-        targets: Class indices, shape (2 B,).
+        outputs: Shape (2 B, O): those of B retain rows, then those of B forget rows.
+        targets: Class indices or values, shape (2 B,), or (2 B, H).
         alpha: In [0, 1].
+        loss: E; of classes the cross-entropy, in nats.
     """
-    B = len(logits) // 2
-    return alpha * F.cross_entropy(logits[:B], targets[:B]) - (1 - alpha) * F.cross_entropy(logits[B:], targets[B:])
+    B = len(outputs) // 2
+    return alpha * loss(outputs[:B], targets[:B]) - (1 - alpha) * loss(outputs[B:], targets[B:])
 
 
 def distill(
@@ -93,7 +104,7 @@ def distill(
     """
     forget = needed(task, "forget", method="negative_gradient_plus")
     retain = needed(task, "retain", method="negative_gradient_plus")
-    student = copy.deepcopy(original)
+    student, loss = copy.deepcopy(original), error_loss(config, retain)
     sgd = torch.optim.SGD(student.parameters(), lr=config.learning_rate)
     losses = optimise(
         student,
@@ -102,7 +113,7 @@ def distill(
         epochs=config.epochs,
         batch_size=config.batch_size,
         generator=generator,
-        loss=lambda logits, targets: negative_gradient_plus_loss(logits, targets, alpha=config.alpha),
+        loss=lambda outputs, targets: negative_gradient_plus_loss(outputs, targets, alpha=config.alpha, loss=loss),
         phase="distill",
         progress=progress,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from unlearning.data.samples import Joined, Samples
 from unlearning.errors import UsageError
+from unlearning.losses import Loss, loss_of, wrong_loss
+from unlearning.methods import Facts
 from unlearning.methods.task import Task
 from unlearning.progress import Progress
 
@@ -46,6 +49,35 @@ def paced(rows: int, epochs: int) -> tuple[int, int]:
     """
     batch_size = next((size for size in (256, 128, 64, 32) if rows * epochs >= STEPS * size), 16)
     return batch_size, max(epochs, math.ceil(STEPS * batch_size / rows))
+
+
+Error = Literal["auto", "cross_entropy", "l1", "mse", "quantile"]
+"""What a method's rows are taught by; "auto" is the loss that the model was trained by."""
+
+
+def settled_error(settings: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """The settings "error" and "quantiles" as asked for, or for "auto" those of the recipe in the model's card.
+
+    Without a recipe: "mse" for a regression, "cross_entropy" for a classification.
+    """
+    error, quantiles = settings.get("error", "auto"), settings.get("quantiles", ())
+    if error == "auto":
+        error = facts.recipe.get("loss") or ("mse" if facts.task == "regression" else "cross_entropy")
+    if error == "quantile" and not quantiles:
+        quantiles = facts.recipe.get("quantiles", ())
+    return {"error": error, "quantiles": tuple(quantiles)}
+
+
+def wrong_error(config: Any) -> list[str]:
+    """What is wrong with a configuration's "error" and "quantiles", one sentence each."""
+    return [] if config.error == "auto" else wrong_loss(config.error, config.quantiles)
+
+
+def error_loss(config: Any, rows: Samples) -> Loss:
+    """The loss of a configuration with "error" and "quantiles"; one that was not settled is chosen by the targets."""
+    if config.error == "auto":
+        return loss_of("mse" if rows.targets.is_floating_point() else "cross_entropy")
+    return loss_of(config.error, config.quantiles)
 
 
 def wrong_numbers(config: object, *, least: dict[str, int], positive: tuple[str, ...]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -16,12 +17,13 @@ class Task:
 
     Attributes:
         input_shape: Of one input, without the batch.
-        outputs: Number of logits.
+        outputs: Width of the network's output: logits, or values.
         forget_classes: Class indices of a class request; empty when rows are forgotten.
         blank: A freshly initialised network of the original's architecture, by seed.
         forget: The training rows to forget, with their targets.
         retain: The retain rows at hand, with their targets.
         calibration: Rows that were never trained on and that the verdict does not use.
+        targets: What the rows' targets are: indices of classes, or values to be regressed on.
     """
 
     input_shape: tuple[int, ...]
@@ -31,6 +33,7 @@ class Task:
     forget: Samples | None = None
     retain: Samples | None = None
     calibration: Samples | None = None
+    targets: Literal["classes", "values"] = "classes"
 
     def restricted(self, reads: Container[str]) -> Task:
         """The task with those rows only: "forget", "retain", "calibration"."""

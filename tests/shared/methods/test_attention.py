@@ -135,3 +135,82 @@ def test_recording_ends_with_its_block_and_refuses_unknown_names() -> None:
     assert not any(module._forward_hooks for module in model.modules())
     with pytest.raises(ValueError, match=r"no module features\.9"), recorded(model, ["features.9"]):
         pass
+
+
+class Siamese(nn.Module):
+    """Two sequences through one recurrent layer, then two hidden layers."""
+
+    def __init__(self, batch_first: bool = True) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.memory = nn.LSTM(5, 8, batch_first=batch_first)
+        self.hidden = nn.Sequential(nn.Linear(16, 6), nn.ReLU(), nn.Dropout(0.1), nn.Linear(6, 4), nn.ReLU())
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, pairs: Tensor) -> Tensor:  # (B, 2, T, 5)
+        ends = []
+        for place in range(2):
+            sequence = pairs[:, place] if self.batch_first else pairs[:, place].transpose(0, 1)
+            states, _ = self.memory(sequence)
+            ends.append(states[:, -1] if self.batch_first else states[-1])
+        score: Tensor = self.last(self.hidden(torch.cat(ends, 1)))
+        return score
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_recurrent_and_hidden_layers_are_found_where_there_are_no_convolutions(batch_first: bool) -> None:
+    model = build_seeded(lambda: Siamese(batch_first), 0).eval()
+    assert attended_modules(model, (2, 3, 5)) == ()
+    names = attended_modules(model, (2, 3, 5), hidden=True)
+    assert names == ("memory", "hidden.1", "hidden.4")
+    with recorded(model, names) as outputs, torch.no_grad():
+        model(random(7, 2, 3, 5))
+        assert list(outputs) == ["memory", "memory (2)", "hidden.1", "hidden.4"]
+        assert outputs["memory"].shape == (7, 3, 8)
+        model(random(4, 2, 3, 5))  # filled anew
+        assert [tuple(one.shape) for one in outputs.values()] == [(4, 3, 8), (4, 3, 8), (4, 6), (4, 4)]
+    assert [tuple(attention_map(one).shape) for one in outputs.values()] == [(4, 8), (4, 8), (4, 6), (4, 4)]
+
+
+def test_each_sequence_of_a_pair_has_its_own_map() -> None:
+    model, pairs = build_seeded(Siamese, 0).eval(), random(3, 2, 4, 5)
+    with recorded(model, ("memory",)) as outputs, torch.no_grad():
+        model(pairs)
+    for place, name in enumerate(("memory", "memory (2)")):
+        assert torch.allclose(outputs[name], model.memory(pairs[:, place])[0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "arguments", "names"),
+    [
+        ("mlp", (4,), {"hidden": (8, 6)}, ("2", "4")),  # after their activations, without the output
+        ("mlp", (4,), {"hidden": (8, 1)}, ("2",)),  # a single value has a constant map
+        ("lenet5", (1, 28, 28), {}, ("features.1", "features.4")),  # convolutions come first
+    ],
+)
+def test_a_perceptron_has_the_maps_of_its_hidden_layers(
+    architecture: str, shape: tuple[int, ...], arguments: dict[str, object], names: tuple[str, ...]
+) -> None:
+    assert attended_modules(network(architecture, shape, **arguments), shape, hidden=True) == names
+
+
+def test_blocks_of_linear_layers_are_one_map_each() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value, self.gate = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs + self.value(inputs) * self.gate(inputs).sigmoid()
+
+    model = nn.Sequential(nn.Linear(3, 6), Gated(), Gated(), nn.Linear(6, 1))
+    assert attended_modules(model, (4, 3), hidden=True) == ("0", "1", "2")
+
+
+def test_convolutions_over_time_have_maps_over_time() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 2, 3), nn.Flatten(), nn.Linear(12, 1))
+    names = attended_modules(model, (1, 10))
+    assert names == ("1", "2")
+    with recorded(model, names) as outputs, torch.no_grad():
+        model(random(3, 1, 10))
+    assert [tuple(attention_map(one).shape) for one in outputs.values()] == [(3, 8), (3, 6)]
