@@ -81,10 +81,10 @@ def run_comparison(
     data = fetch_manifest(manifest)
     forget, retain, holdout = (str(folders[name]) for name in ("forget", "retain", "holdout"))
     meta = read_rows(forget)[1]
-    names, refused = candidates(meta["request"], methods)
-    chosen = settings_by_method(settings, names)
     device = best_device()
     original, card = load_bundle(folders["original"])
+    names, refused = candidates(meta["request"], methods, task=card.task)
+    chosen = settings_by_method(settings, names)
     retrained, _ = load_bundle(folders["retrained"])
     samples = open_for(card, data)
     sets = {

@@ -26,11 +26,11 @@ def load_model(
         original: The checked bundle.
         model: models:/NAME@ALIAS, models:/NAME/VERSION, an object-store address or a folder of a bundle.
         method: The unlearning method; refused when it cannot serve the request.
-        request: What is forgotten: class, subject or sample.
+        request: What is forgotten: class, subject, sample or target.
         pipeline: Name of the pipeline, for the run.
         job: Id of this pipeline run; a retry with the same id continues the same MLflow run.
         manifest: The data set, for the run.
-        targets: The classes to forget, for the run.
+        targets: The classes, or ranges of the target, to forget, for the run.
         retain_per_class: Most retain rows of each class that the method may use, for the run.
         seed: Of every random choice, for the run.
         policy: The gate's bounds, checked here so that a mistake in them costs no training.
@@ -47,8 +47,8 @@ def load_model(
     from unlearning_components.surroundings import fetch_model, stage, tracker
 
     began = time.monotonic()
-    method_named(method, request=request, reads=reads)
     bundle = fetch_model(model, Path(original.path))
+    method_named(method, request=request, reads=reads, task=bundle.card.task)
     policy_with(policy, policy_for(bundle.card.task, request))
     runs = tracker()
     runs.prepare()
@@ -59,7 +59,7 @@ def load_model(
         "manifest": manifest,
         "retain_per_class": retain_per_class,
         "seed": seed,
-        **({"forget": targets} if request == "class" else {}),
+        **({"forget": targets} if request in ("class", "target") else {}),
     }
     run = runs.open_run(pipeline, job, parameters, {"unlearning.pipeline": pipeline})
     print(f"tracked as MLflow run {run}")

@@ -16,7 +16,6 @@ SHARE = 1 << 33
 """Sets the draw of a share apart from other draws with the same seed."""
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
@@ -124,6 +123,8 @@ def check_fit(card: ModelCard, manifest: Manifest) -> None:
             f"{list(manifest.card.input_shape)}: choose the manifest that the model was trained on, or make one with "
             "this image size"
         )
+    if card.task != manifest.card.task:
+        raise UsageError(f"the model is for {card.task}, the manifest for {manifest.card.task}: both must be for one")
     if card.classes != manifest.card.classes:
         raise UsageError(
             f"the model knows {len(card.classes)} classes and the manifest {len(manifest.card.classes)}, "
@@ -301,16 +302,18 @@ def facts(card: ModelCard, forget: str, retain: str, manifest: Manifest) -> Fact
     return facts_of(card, gone, manifest.targets()[selected(retain, manifest)["available"]])
 
 
-def facts_of(card: ModelCard, forget_classes: Sequence[int], available: NDArray[np.int64]) -> Facts:
+def facts_of(card: ModelCard, forget_classes: Sequence[int], available: NDArray[Any]) -> Facts:
     """What a method's defaults may look at.
 
     Args:
         card: The model's.
         forget_classes: Class indices.
-        available: Targets of the retain rows that the method may use.
+        available: Targets of the retain rows that the method may use: class indices, or values.
     """
     import numpy as np
 
+    if card.task == "regression":
+        return Facts.of(rows=len(available), input_shape=card.input_shape, recipe=card.recipe)
     return Facts.of(
         np.bincount(available).tolist(),
         input_shape=card.input_shape,

@@ -8,12 +8,14 @@ from typing import Any
 from unlearning_pipelines.compare_methods import compare_methods
 from unlearning_pipelines.delete_class import delete_class
 from unlearning_pipelines.delete_class_zero_shot import delete_class_zero_shot
+from unlearning_pipelines.delete_regression import delete_regression
 from unlearning_pipelines.delete_samples import delete_samples
 
 PIPELINES: Mapping[str, Any] = {
     "delete_class": delete_class,
     "delete_class_zero_shot": delete_class_zero_shot,
     "delete_samples": delete_samples,
+    "delete_regression": delete_regression,
     "compare_methods": compare_methods,
 }
 """Name, as module, command line and golden file have it, to KFP pipeline."""

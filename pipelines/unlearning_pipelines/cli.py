@@ -64,10 +64,12 @@ def train(
     result = train_model(
         name=name, manifest=manifest, architecture=architecture, arguments=arguments, recipe=steps, seed=seed
     )
-    _say(
-        f"registered models:/{name}/{result['version']} as champion: "
-        f"{result['accuracy.test']:.1%} right on held-out rows, {result['accuracy.train']:.1%} on training rows"
-    )
+    if "mae.test" in result:
+        reached = f"off by {result['mae.test']:.4g} on held-out rows, by {result['mae.train']:.4g} on training rows"
+    else:
+        accuracies = [f"{result[f'accuracy.{split}']:.1%}" for split in ("test", "train")]
+        reached = "{} right on held-out rows, {} on training rows".format(*accuracies)
+    _say(f"registered models:/{name}/{result['version']} as champion: {reached}")
     _last_line(result, as_json)
 
 

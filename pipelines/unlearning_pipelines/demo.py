@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
+from unlearning.reporting.wording import amount
 from unlearning_components.surroundings import tracker
 from unlearning_pipelines.deployment import DIGITS, check_before_training, train_model
 from unlearning_pipelines.local import OnStage
@@ -73,11 +74,14 @@ def show_result(result: Result) -> None:
             ("forgotten rows, as trained on", "forget_accuracy.train"),
             ("forgotten class, unseen rows", "forget_accuracy.test"),
             ("everything else, unseen rows", "retain_accuracy.test"),
+            ("error on forgotten rows", "forget_mae.train"),
+            ("error on unseen rows", "retain_mae.test"),
         ):
             if f"{metric}.unlearned" in numbers:
-                before, after = (numbers[f"{metric}.{model}"] for model in ("original", "unlearned"))
-                out.print(f"   {name:30} {before:7.1%}  ->  {after:6.1%}")
-        auc = numbers["membership_auc.entropy.forget.unlearned"]
+                before, after = (amount(metric, numbers[f"{metric}.{model}"]) for model in ("original", "unlearned"))
+                out.print(f"   {name:30} {before:>7}  ->  {after:>6}")
+        attack = "residual" if "retain_mae.test.unlearned" in numbers else "entropy"
+        auc = numbers[f"membership_auc.{attack}.forget.unlearned"]
         out.print(f"   membership attack (0.5: blind)                {auc:.2f}")
     else:
         text = Path(result.summary).read_text()

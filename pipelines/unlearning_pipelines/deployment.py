@@ -14,6 +14,8 @@ from unlearning_components.surroundings import fetch_manifest, open_for, stage, 
 from unlearning_pipelines.preflight import check_registered, check_run, check_services, claim_home, known
 
 if TYPE_CHECKING:
+    from unlearning.data.card import DataCard
+
     from unlearning.data.manifest import Manifest
     from unlearning.models.bundle import ModelCard
 
@@ -26,7 +28,18 @@ DIGITS: Mapping[str, Any] = {
     "arguments": {"width": 0.25},
     "recipe": DIGITS_RECIPE,
 }
-"""The bundled model of the demo and of the pipelines' defaults, as `train_model` takes it."""
+"""The bundled classifier of the demo and of the pipelines' defaults, as `train_model` takes it."""
+
+DIABETES: Mapping[str, Any] = {
+    "manifest": "diabetes",
+    "architecture": "mlp",
+    "arguments": {"hidden": [64, 64]},
+    "recipe": {"epochs": 60, "learning_rate": 0.005, "batch_size": 32, "loss": "l1"},
+}
+"""The bundled regressor, likewise: how far a disease goes in a year, from ten measurements."""
+
+BUNDLED: Mapping[str, Mapping[str, Any]] = {"digits": DIGITS, "diabetes": DIABETES}
+"""Registered name to what is trained under it when a pipeline's default model is not there yet."""
 
 
 def card_to_train(
@@ -39,13 +52,27 @@ def card_to_train(
         architecture=architecture,
         arguments=dict(arguments),
         input_shape=data.card.input_shape,
-        outputs=len(data.card.classes),
+        outputs=outputs_for(data.card, recipe),
         classes=data.card.classes,
         mean=data.card.mean,
         std=data.card.std,
+        task=data.card.task,
         manifest_sha256=data.digest,
         recipe=dict(recipe),
     )
+
+
+def outputs_for(data: DataCard, recipe: Mapping[str, Any]) -> int:
+    """How wide a network's output is: a logit for each class, or each value to predict once or by quantile.
+
+    Raises:
+        UsageError: When the recipe's loss is not one for this data.
+    """
+    loss = recipe.get("loss", "cross_entropy")
+    if (data.task == "regression") == (loss == "cross_entropy"):
+        fitting = "l1, mse or quantile" if data.task == "regression" else "cross_entropy"
+        raise UsageError(f"the manifest is for {data.task}, so the recipe's loss must be {fitting}, got {loss}")
+    return len(data.classes) or data.horizon * max(1, len(recipe.get("quantiles", ())))
 
 
 def train_model(
@@ -68,12 +95,15 @@ def train_model(
         seed: Of the initial weights and the order; the same seed gives the same model.
 
     Returns:
-        model_uri, name, version, digest and accuracy on training and held-out rows, as JSON types.
+        model_uri, name, version, digest, and accuracy or mean absolute error on training and held-out rows, as JSON
+        types: "accuracy.test", "mae.test".
     """
     import torch
 
     from unlearning.data.samples import Rows
+    from unlearning.losses import point
     from unlearning.metrics.accuracy import accuracy
+    from unlearning.metrics.regression import mae
     from unlearning.models.architectures import build as build_network
     from unlearning.models.bundle import save_bundle
     from unlearning.progress import shown
@@ -100,7 +130,13 @@ def train_model(
         losses = train(
             network.to(best_device()), rows["train"], follow, generator=generator(seed, "train"), progress=progress
         )
-        reached = {f"accuracy.{split}": accuracy(predict(network, part), part.targets) for split, part in rows.items()}
+        outputs = {split: (predict(network, part), part.targets) for split, part in rows.items()}
+        if data.card.task == "regression":
+            reached = {
+                f"mae.{split}": mae(point(y, follow.quantiles), values) for split, (y, values) in outputs.items()
+            }
+        else:
+            reached = {f"accuracy.{split}": accuracy(*pair) for split, pair in outputs.items()}
         record.history({"train_loss": losses})
         record.summary(reached)
         bundle = save_bundle(network.cpu(), card, Path(folder, "bundle"))
@@ -149,10 +185,11 @@ def import_model(
         architecture=architecture,
         arguments=dict(arguments),
         input_shape=data.card.input_shape,
-        outputs=len(data.card.classes),
+        outputs=len(data.card.classes) or data.card.horizon,
         classes=data.card.classes,
         mean=tuple(mean) or data.card.mean,
         std=tuple(std) or data.card.std,
+        task=data.card.task,
         manifest_sha256=data.digest,
         recipe={"fine_tuned": True} if fine_tuned else None,
     )
@@ -175,7 +212,7 @@ def import_model(
 
 
 def check_before_training(pipeline: str, parameters: Mapping[str, Any]) -> None:
-    """Nothing, when a pipeline with these parameters can start once the digits classifier is trained.
+    """Nothing, when a pipeline with these parameters can start once its bundled model is trained.
 
     Args:
         pipeline: Its name.
@@ -184,13 +221,14 @@ def check_before_training(pipeline: str, parameters: Mapping[str, Any]) -> None:
     Raises:
         UnlearningError: As for `check_run`.
     """
-    digits = fetch_manifest(DIGITS["manifest"])
-    card = card_to_train(digits, DIGITS["architecture"], DIGITS["arguments"], DIGITS["recipe"])
+    chosen = _bundled(parameters["model"])
+    data = fetch_manifest(chosen["manifest"])
+    card = card_to_train(data, chosen["architecture"], chosen["arguments"], chosen["recipe"])
     check_run(pipeline, parameters, card=card)
 
 
 def ensure_default_model(pipeline: str, parameters: Mapping[str, Any]) -> None:
-    """Train the bundled digits classifier when the pipeline's default model is not there yet.
+    """Train the bundled model when the pipeline's default one is not there yet.
 
     Args:
         pipeline: Its name.
@@ -203,5 +241,15 @@ def ensure_default_model(pipeline: str, parameters: Mapping[str, Any]) -> None:
     if known(uri):
         return
     check_before_training(pipeline, parameters)
-    print(f"no model at {uri} yet: training the bundled digits classifier first", flush=True)
-    train_model(name=uri.removeprefix("models:/").partition("@")[0], **DIGITS, seed=0)
+    name = _name(uri)
+    print(f"no model at {uri} yet: training the bundled one on {_bundled(uri)['manifest']} first", flush=True)
+    train_model(name=name, **_bundled(uri), seed=0)
+
+
+def _name(uri: str) -> str:
+    return uri.removeprefix("models:/").partition("@")[0]
+
+
+def _bundled(uri: str) -> Mapping[str, Any]:
+    """What is trained at an address; the digits classifier under any other name, as the demo has its own."""
+    return BUNDLED.get(_name(uri), DIGITS)

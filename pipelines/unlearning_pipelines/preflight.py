@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearning.config import nearest
+from unlearning.data.selection import KINDS
 from unlearning.errors import UsageError
 from unlearning.methods import METHODS, candidates, method, settings_by_method
-from unlearning.policy.gates import POLICIES, policy_with
+from unlearning.policy.gates import policy_for, policy_with
 from unlearning.settings import Settings
 from unlearning.tracking import check_name
 from unlearning_components.surroundings import (
@@ -83,42 +84,42 @@ def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard |
         UnlearningError: The first thing that is wrong, in the class that says what to mend.
     """
     request = parameters.get("request", "class")
-    if request not in POLICIES:
-        raise UsageError(f'request is "{request}"{nearest(request, POLICIES)} (valid: {", ".join(POLICIES)})')
-    if request == "class" and "forget" not in parameters:
-        raise UsageError(
-            f"{pipeline} forgets rows and people (request=sample or subject): for classes run delete_class"
-        )
-    chosen = _methods(pipeline, parameters, request)
-    if "policy" in parameters:
-        policy_with(parameters["policy"], POLICIES[request])
+    if request not in KINDS:
+        raise UsageError(f'request is "{request}"{nearest(request, KINDS)} (valid: {", ".join(KINDS)})')
+    if request in ("class", "target") and "forget" not in parameters:
+        other = "for classes run delete_class" if request == "class" else "for ranges of values run delete_regression"
+        raise UsageError(f"{pipeline} forgets rows and people (request=sample or subject): {other}")
     if "register_as" in parameters:
         check_name(parameters["register_as"])
     check_services()
     data = fetch_manifest(parameters["manifest"])
+    task = data.card.task
+    chosen = _methods(pipeline, parameters, request, task)
+    if "policy" in parameters:
+        policy_with(parameters["policy"], policy_for(task, request))
     if card is None:
         card = _card_at(parameters["model"])
     if parameters.get("reference"):
         check_fit(_card_at(parameters["reference"]), data)
     amount = {"retain_per_class": parameters.get("retain_per_class", 1), "seed": parameters["seed"]}
-    by_class = request == "class"
-    wanted = parameters["forget"] if by_class else ids_at(parameters["ids"], data, request, seed=parameters["seed"])
+    named = request in ("class", "target")
+    wanted = parameters["forget"] if named else ids_at(parameters["ids"], data, request, seed=parameters["seed"])
     rows = rows_for(card, data, request, wanted, **amount)
     facts = facts_of(card, rows.forget_classes, data.targets()[rows.available])
     for name, settings in chosen.items():
         METHODS[name].configure(settings, facts)
 
 
-def _methods(pipeline: str, parameters: Mapping[str, Any], request: str) -> dict[str, Mapping[str, Any]]:
+def _methods(pipeline: str, parameters: Mapping[str, Any], request: str, task: str) -> dict[str, Mapping[str, Any]]:
     """The methods that will run, with their settings."""
     from unlearning_pipelines.catalogue import READS
 
     if "methods" not in parameters:
-        method(parameters["method"], request=request, reads=READS.get(pipeline))
+        method(parameters["method"], request=request, reads=READS.get(pipeline), task=task)
         return {parameters["method"]: parameters["settings"]}
     if parameters["seeds"] < 1:
         raise UsageError(f"seeds must be 1 or more, got {parameters['seeds']}")
-    names, _ = candidates(request, parameters["methods"])
+    names, _ = candidates(request, parameters["methods"], task=task)
     settings = settings_by_method(parameters["settings"], names)
     return {name: settings.get(name, {}) for name in [*names, *([] if parameters["reference"] else ["retrain"])]}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from unlearning.comparison import COLUMNS, Candidate, compare, measured
+from unlearning.comparison import COLUMNS, VALUE_COLUMNS, Candidate, compare, measured
 from unlearning.data.samples import TensorSamples
 from unlearning.errors import UsageError
 from unlearning.methods.task import Task
@@ -124,3 +124,68 @@ def test_a_method_that_breaks_down_is_a_finding_and_a_mistake_is_an_error(task: 
     assert "loss" in broken.failed
     with pytest.raises(UsageError, match='unknown setting "rate"'):
         run("fine_tune", {"rate": 1})
+
+
+class Says(nn.Module):
+    """Predicts one value of every row."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor([value]))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.value * torch.ones(len(inputs), 1)
+
+
+def test_regressors_are_compared_by_errors_as_shares_of_the_retrained_models(task: Task) -> None:
+    sets = {
+        "forget.train": rows(torch.full((12,), 10.0), "forget"),
+        "forget.test": rows(torch.full((6,), 10.0), "forget test"),
+        "retain.test": rows(torch.full((20,), 4.0), "retain test"),
+    }
+    found = list(compare(Says(9.0), Says(5.0), task, sets, names=[], settings={}, recipe={}, seeds=[0], values=True))
+    original, retrained = (one.figures for one in found)
+    assert set(original) == set(VALUE_COLUMNS) - {"seconds"}
+    assert original == pytest.approx(
+        {
+            "forget_mae.train": 1.0,
+            "forget_mae.test": 1.0,
+            "retain_mae.test": 5.0,
+            "forgetting_gap": 0.8,  # off by 1 where the retrained model is off by 5
+            "utility_gap": -4.0,  # off by 5 where it is off by 1
+            "membership_auc.residual.forget": 0.5,
+            "membership_gap": 0.0,
+            "wasserstein": 4.0,
+        }
+    )
+    assert (retrained["forgetting_gap"], retrained["utility_gap"], retrained["wasserstein"]) == (0.0, 0.0, 0.0)
+
+
+def test_the_methods_for_values_run_in_a_comparison() -> None:
+    def values(count: int, name: str) -> TensorSamples:
+        inputs = torch.randn((count, 4), generator=generator(0, name))
+        return TensorSamples(inputs, inputs.sum(1), mean=[0.0], std=[1.0])
+
+    def network(seed: int) -> nn.Module:
+        return build_seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), seed)
+
+    task = Task(
+        input_shape=(4,),
+        outputs=1,
+        forget_classes=(),
+        blank=network,
+        targets="values",
+        forget=values(12, "forget"),
+        retain=values(60, "retain"),
+    )
+    assert task.forget is not None
+    sets = {"forget.train": task.forget, "retain.test": values(30, "test")}
+    recipe = {**RECIPE, "loss": "mse"}
+    names = ["blindspot", "gaussian_amnesiac", "fine_tune"]
+    found = list(
+        compare(network(0), network(1), task, sets, names=names, settings={}, recipe=recipe, seeds=[0], values=True)
+    )
+    assert [one.name for one in found] == ["original", "retrained", *names]
+    for one in found[2:]:
+        assert set(one.figures) == set(VALUE_COLUMNS) - {"forget_mae.test"}
+        assert all(math.isfinite(value) for value in one.figures.values())
