@@ -18,8 +18,9 @@ def attack(
     run: str,
     manifest: str,
     seed: int = 0,
+    retrained: dsl.Input[dsl.Model] | None = None,
 ) -> None:
-    """Run membership inference against both models.
+    """Run membership inference against the models.
 
     Args:
         original: The model before: attacks should succeed here.
@@ -33,6 +34,7 @@ def attack(
         run: The pipeline's MLflow run.
         manifest: The data set, as for select.
         seed: Of the attacks' random draws.
+        retrained: A model that never saw what is forgotten, where there is one.
     """
     from pathlib import Path
 
@@ -40,11 +42,13 @@ def attack(
     from unlearning.reporting.figures import roc_curves
     from unlearning_components.evaluations import attacked
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage
+    from unlearning_components.surroundings import fetch_manifest, outputs_of, stage
 
     with stage(run, "attack") as record:
         data = fetch_manifest(manifest)
-        _, outputs = outputs_of_both(original.path, unlearned.path, forget.path, retain.path, holdout.path, data)
+        folders = {"original": original.path, "unlearned": unlearned.path}
+        folders |= {} if retrained is None else {"retrained": retrained.path}
+        _, outputs = outputs_of(folders, forget.path, retain.path, holdout.path, data)
         card = read_bundle(Path(unlearned.path)).card
         report = attacked(outputs, card=card, seed=seed)
         statistic = "residual" if card.task == "regression" else "entropy"
@@ -58,7 +62,8 @@ def attack(
         shown = {
             f"{asked} rows, {model} model": report.curves[f"{statistic}.{asked}.{model}"].thinned()
             for asked in ("forget", "retain")
-            for model in ("original", "unlearned")
+            for model in outputs
+            if model != "retrained" or asked == "forget"
         }
         figure = roc_curves(
             {name: (curve.false_positive_rates, curve.true_positive_rates, curve.auc) for name, curve in shown.items()}

@@ -17,8 +17,9 @@ def evaluate(
     evaluation: dsl.Output[dsl.Artifact],
     run: str,
     manifest: str,
+    retrained: dsl.Input[dsl.Model] | None = None,
 ) -> None:
-    """Measure both models on the same rows.
+    """Measure the models on the same rows.
 
     Args:
         original: The model before.
@@ -31,6 +32,7 @@ def evaluate(
         evaluation: All of it as JSON, with figures.
         run: The pipeline's MLflow run.
         manifest: The data set, as for select.
+        retrained: A model that never saw what is forgotten, where there is one.
     """
     from pathlib import Path
 
@@ -39,11 +41,13 @@ def evaluate(
     from unlearning.models.bundle import read_bundle
     from unlearning_components.evaluations import evaluated
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of_both, stage
+    from unlearning_components.surroundings import fetch_manifest, outputs_of, stage
 
     with stage(run, "evaluate") as record:
         data = fetch_manifest(manifest)
-        models, outputs = outputs_of_both(original.path, unlearned.path, forget.path, retain.path, holdout.path, data)
+        folders = {"original": original.path, "unlearned": unlearned.path}
+        folders |= {} if retrained is None else {"retrained": retrained.path}
+        models, outputs = outputs_of(folders, forget.path, retain.path, holdout.path, data)
         before, after = (
             {name: weights.detach() for name, weights in models[model].named_parameters()}
             for model in ("original", "unlearned")

@@ -25,6 +25,7 @@ def gate(
     seed: int = 0,
     policy: dict = {},  # type: ignore[type-arg]
     noise: dsl.Input[dsl.Dataset] | None = None,
+    retrained: dsl.Input[dsl.Model] | None = None,
 ) -> str:
     """Hold the policy's two-sided bounds against everything measured; what was not measured fails.
 
@@ -47,6 +48,8 @@ def gate(
         seed: Of the run, for the report.
         policy: Metric name to {"low": ..., "high": ...}, replacing the default bounds; "none" drops one.
         noise: Its pictures go into the report.
+        retrained: A model that never saw what is forgotten, where there is one: the policy then has bounds of distances
+            from it.
 
     Returns:
         pass, fail or inconclusive.
@@ -60,13 +63,14 @@ def gate(
     from unlearning.reporting.report import render_html, render_markdown
     from unlearning_components.handover import read_json, write_json
     from unlearning_components.reports import run_report
-    from unlearning_components.surroundings import stage, tracker
+    from unlearning_components.surroundings import has_model, stage, tracker
 
     with stage(run, "gate") as record:
         measured = [read_json(Path(evaluation.path, "evaluation.json")), read_json(Path(attacks.path, "attacks.json"))]
         metrics, errors = (measured[0][key] | measured[1][key] for key in ("metrics", "standard_errors"))
         request, task = read_rows(forget.path)[1]["request"], read_bundle(Path(unlearned.path)).card.task
-        decided = judge(metrics, errors, policy_with(policy, policy_for(task, request)))
+        reference = retrained is not None and has_model(retrained.path)
+        decided = judge(metrics, errors, policy_with(policy, policy_for(task, request, reference=reference)))
         write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
         folders = {
             "original": original.path,
@@ -75,6 +79,7 @@ def gate(
             "retain": retain.path,
             "holdout": holdout.path,
             **({"noise": noise.path} if noise is not None else {}),
+            **({"retrained": retrained.path} if reference and retrained is not None else {}),
             "preview": preview.path,
             "evaluation": evaluation.path,
             "attacks": attacks.path,

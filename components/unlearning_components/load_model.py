@@ -19,6 +19,7 @@ def load_model(
     seed: int = 0,
     policy: dict = {},  # type: ignore[type-arg]
     reads: list = ["forget", "retain", "calibration"],  # type: ignore[type-arg]
+    reference: str = "none",
 ) -> str:
     """Fetch the model, check its hashes, and open the pipeline's MLflow run.
 
@@ -35,6 +36,7 @@ def load_model(
         seed: Of every random choice, for the run.
         policy: The gate's bounds, checked here so that a mistake in them costs no training.
         reads: Kinds of rows that the pipeline gives a method; one that reads others is refused.
+        reference: Where the retrained model comes from, for the run and the policy's bounds.
 
     Returns:
         The id of the pipeline's MLflow run.
@@ -49,7 +51,7 @@ def load_model(
     began = time.monotonic()
     bundle = fetch_model(model, Path(original.path))
     method_named(method, request=request, reads=reads, task=bundle.card.task)
-    policy_with(policy, policy_for(bundle.card.task, request))
+    policy_with(policy, policy_for(bundle.card.task, request, reference=reference != "none"))
     runs = tracker()
     runs.prepare()
     parameters = {
@@ -57,6 +59,7 @@ def load_model(
         "method": method,
         "request": request,
         "manifest": manifest,
+        "reference": reference,
         "retain_per_class": retain_per_class,
         "seed": seed,
         **({"forget": targets} if request in ("class", "target") else {}),

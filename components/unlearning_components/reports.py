@@ -19,10 +19,15 @@ REFERENCE = (
     "No model retrained without the forgotten rows was compared with. Held-out rows stand in for it: what the model "
     "does on forgotten rows is held against what it does on rows {of} that it was never trained on."
 )
+RETRAINED = (
+    "Compared with a model retrained without the forgotten rows ({which}), and with held-out rows {of} that neither "
+    "was trained on."
+)
 ALIKE = {
     "class": "of the same classes",
     "subject": "of the same people, or of others",
     "sample": "of the same data set",
+    "target": "in the same range",
 }
 NOT_CLAIMED = (
     "That nothing about the forgotten rows remains in the weights: a low accuracy and a blind membership attack show "
@@ -97,7 +102,7 @@ def run_report(
         rows={name: count for name, count in counts.items() if count},
         metrics=evaluation["metrics"] | attacks["metrics"],
         per_class=[_class_row(row) for row in evaluation["per_class"]],
-        reference=REFERENCE.format(of=ALIKE[meta["request"]]),
+        reference=_reference(folders, original.digest).format(of=ALIKE[meta["request"]]),
         notes=read_json(notes)["notes"] if notes and notes.exists() else {},
         not_claimed=NOT_CLAIMED,
         attacks=_attack_rows(attacks),
@@ -105,6 +110,15 @@ def run_report(
         seconds=seconds,
         versions={name: version(name) for name in PACKAGES},
     )
+
+
+def _reference(folders: Mapping[str, Path], original: str) -> str:
+    if "retrained" not in folders:
+        return REFERENCE
+    bundle = read_bundle(folders["retrained"])
+    ours = bundle.card.parent == original and (bundle.card.method or {}).get("name") == "retrain"
+    which = "trained here, by the original's recipe" if ours else "given, and taken to be what its name says"
+    return RETRAINED.replace("{which}", f"{which}, sha256 {bundle.digest[:12]}")
 
 
 def _counts(folders: Mapping[str, Path]) -> dict[str, int]:
@@ -126,6 +140,7 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
         original_train=row["train_original"],
         unlearned_train=row["train_unlearned"],
         forgotten=row["forgotten"],
+        retrained_test=row.get("test_retrained"),
     )
 
 
@@ -145,6 +160,7 @@ def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:
                     question=question,
                     original=found[f"{score}.{key}.original"],
                     unlearned=found[f"{score}.{key}.unlearned"],
+                    retrained=found.get(f"{score}.{key}.retrained"),
                     members=counts[f"{key}.unlearned"]["members"],
                     non_members=counts[f"{key}.unlearned"]["non_members"],
                     ideal=ideal,
@@ -158,6 +174,7 @@ def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:
             question="Can this attack see training in this model at all? Near 0.5 on the original it cannot.",
             original=found[f"membership_auc.{statistic}.retain.original"],
             unlearned=found[f"membership_auc.{statistic}.retain.unlearned"],
+            retrained=found.get(f"membership_auc.{statistic}.retain.retrained"),
             members=retain["members"],
             non_members=retain["non_members"],
         )
@@ -168,6 +185,7 @@ def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:
             question="What share of the forgotten rows does a classifier of retained and unseen rows call members?",
             original=found[f"{published}.forget.original"],
             unlearned=found[f"{published}.forget.unlearned"],
+            retrained=found.get(f"{published}.forget.retrained"),
             members=retain["members"],
             non_members=retain["non_members"],
         )

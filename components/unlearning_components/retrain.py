@@ -13,22 +13,29 @@ def retrain(
     retrained: dsl.Output[dsl.Model],
     run: str,
     manifest: str,
-    reference: str = "",
+    reference: str = "train",
     seed: int = 0,
 ) -> None:
-    """Train a new network on all retain rows by the original's recipe, or fetch one that was.
+    """Train a new network on all retain rows by the original's recipe, fetch one that was, or pass.
 
     Args:
         original: Its card has the architecture and the recipe.
         forget: What the reference must not see.
         retain: All retain rows are used, whatever a method may use.
-        retrained: The reference.
+        retrained: The reference; empty for "none".
         run: The pipeline's MLflow run.
         manifest: The data set, as for select.
-        reference: Address of a retrained model, as for load_model; empty: train one.
+        reference: "train", or the address of a retrained model, as for load_model, or "none".
         seed: Of the first weights and the order.
     """
     from pathlib import Path
+
+    from unlearning_components.surroundings import stage
+
+    if reference == "none":
+        with stage(run, "retrain"):
+            Path(retrained.path).mkdir(parents=True, exist_ok=True)
+        return
 
     from unlearning.config import as_plain
     from unlearning.methods import METHODS
@@ -36,11 +43,11 @@ def retrain(
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
     from unlearning_components.handover import forgotten_card, save_child
-    from unlearning_components.surroundings import check_fit, facts, fetch_manifest, fetch_model, stage, task_for
+    from unlearning_components.surroundings import check_fit, facts, fetch_manifest, fetch_model, task_for
 
     with stage(run, "retrain") as record:
         data = fetch_manifest(manifest)
-        if reference:
+        if reference != "train":
             bundle = fetch_model(reference, Path(retrained.path))
             check_fit(bundle.card, data)
             retrained.metadata.update({"digest": bundle.digest, "architecture": bundle.card.architecture})

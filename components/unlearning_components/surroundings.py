@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -382,17 +382,34 @@ def task_for(
     )
 
 
-def outputs_of_both(
-    original: str, unlearned: str, forget: str, retain: str, holdout: str, manifest: Manifest
+def has_model(folder: str) -> bool:
+    """Whether a model artifact holds one: a retrained model is there only when it was asked for."""
+    from unlearning.models.bundle import CARD
+
+    return bool(folder) and Path(folder, CARD).is_file()
+
+
+def outputs_of(
+    models: Mapping[str, str], forget: str, retain: str, holdout: str, manifest: Manifest
 ) -> tuple[dict[str, nn.Module], dict[str, dict[str, Outputs]]]:
-    """Both models, and one forward pass of each over every set that has rows."""
+    """The models, and one forward pass of each over every set that has rows.
+
+    Args:
+        models: Name to the folder of its artifact; those that hold no model are left out.
+        forget: The selection's artifacts, as folders.
+        retain: Likewise.
+        holdout: Likewise.
+        manifest: The data set.
+    """
     from unlearning.metrics.classification import Outputs
     from unlearning.models.bundle import load_bundle
     from unlearning.training import best_device, predict
 
-    models, outputs = {}, {}
-    for name, folder in (("original", original), ("unlearned", unlearned)):
-        models[name], card = load_bundle(Path(folder))
+    networks, outputs = {}, {}
+    for name, folder in models.items():
+        if not has_model(folder):
+            continue
+        networks[name], card = load_bundle(Path(folder))
         samples = open_for(card, manifest)
         sets = {
             "forget.train": subset(samples, forget, "forget", manifest),
@@ -400,10 +417,10 @@ def outputs_of_both(
             "forget.test": subset(samples, holdout, "holdout_forget", manifest),
             "retain.test": subset(samples, holdout, "holdout_retain", manifest),
         }
-        models[name].to(best_device())
+        networks[name].to(best_device())
         outputs[name] = {
-            key: Outputs(logits=predict(models[name], rows), targets=rows.targets)
+            key: Outputs(logits=predict(networks[name], rows), targets=rows.targets)
             for key, rows in sets.items()
             if len(rows)
         }
-    return models, outputs
+    return networks, outputs

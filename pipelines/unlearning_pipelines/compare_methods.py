@@ -24,7 +24,7 @@ def compare_methods(
     request: str = "class",
     forget: list = ["3"],  # type: ignore[type-arg]
     ids: str = "share:0.04",
-    reference: str = "",
+    reference: str = "train",
     methods: list = [],  # type: ignore[type-arg]
     settings: dict = {},  # type: ignore[type-arg]
     seeds: int = 3,
@@ -39,7 +39,8 @@ def compare_methods(
         request: What is forgotten: class, sample or subject.
         forget: Names (or indices) of the classes, when the request is class.
         ids: Otherwise: address of a text file with one id on each line, or "share:0.04", as for delete_samples.
-        reference: Address of a model retrained without what is to be forgotten; empty: train one by the model's recipe.
+        reference: "train": one by the model's recipe, or the address of a model retrained without what is to be
+            forgotten.
         methods: Names of those to compare; empty: all that serve the request.
         settings: Method to settings, such as {"unsir": {"preset": "paper"}}.
         seeds: Runs of each method, each with its own seed.
@@ -47,7 +48,9 @@ def compare_methods(
         seed: Of the first run, and of the reference's training.
     """
     data = {"manifest": manifest, "forget": forget, "ids": ids, "retain_per_class": retain_per_class, "seed": seed}
-    begun = begin("compare_methods", request=request, model=model, method="retrain", policy={}, **data)
+    begun = begin(
+        "compare_methods", request=request, model=model, method="retrain", policy={}, reference=reference, **data
+    )
     common = {"original": begun.original, "forget": begun.forget, "retain": begun.retain}
     common |= {"run": begun.run, "manifest": manifest, "seed": seed}
     retrained = task(retrain(reference=reference, **common)).outputs["retrained"]

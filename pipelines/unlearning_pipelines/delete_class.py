@@ -15,6 +15,7 @@ def delete_class(
     settings: dict = {},  # type: ignore[type-arg]
     retain_per_class: int = 1000,
     policy: dict = {},  # type: ignore[type-arg]
+    reference: str = "none",
     seed: int = 0,
 ) -> Outcome:
     """Load, select, change by the method's stages, evaluate and attack, gate, promote.
@@ -28,11 +29,22 @@ def delete_class(
         settings: The method's settings, such as {"preset": "paper"}; what is left out follows the method's rule.
         retain_per_class: Most retain rows of each class that the method may use; 0 for all.
         policy: Gate bounds that differ from the default, such as {"retain_accuracy_drop.test": {"high": 0.1}}.
+        reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
+            trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
         seed: Of every random choice; the same seed gives the same model.
     """
     data = {"manifest": manifest, "forget": forget, "retain_per_class": retain_per_class, "seed": seed}
-    begun = begin("delete_class", request="class", model=model, method=method, policy=policy, **data)
+    begun = begin(
+        "delete_class", request="class", model=model, method=method, policy=policy, reference=reference, **data
+    )
     changed = change(begun, method=method, settings=settings, seed=seed)
     return conclude(
-        begun, changed, pipeline="delete_class", model=model, policy=policy, register_as=register_as, seed=seed
+        begun,
+        changed,
+        pipeline="delete_class",
+        model=model,
+        policy=policy,
+        register_as=register_as,
+        reference=reference,
+        seed=seed,
     )

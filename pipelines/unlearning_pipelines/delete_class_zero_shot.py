@@ -17,6 +17,7 @@ def delete_class_zero_shot(
     method: str = "gated_transfer",
     settings: dict = {},  # type: ignore[type-arg]
     policy: dict = {},  # type: ignore[type-arg]
+    reference: str = "none",
     seed: int = 0,
 ) -> Outcome:
     """Load, select rows to prove it with, change by the method's stages, evaluate and attack, gate, promote.
@@ -29,11 +30,20 @@ def delete_class_zero_shot(
         method: The unlearning method; see "unlearn methods".
         settings: The method's settings, such as {"cycles": 800}; what is left out follows the method's rule.
         policy: Gate bounds that differ from the default, such as {"retain_accuracy_drop.test": {"high": 0.1}}.
+        reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
+            trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
         seed: Of every random choice; the same seed gives the same model.
     """
     data = {"manifest": manifest, "forget": forget, "retain_per_class": 1, "seed": seed}
     begun = begin(
-        "delete_class_zero_shot", request="class", reads=[], model=model, method=method, policy=policy, **data
+        "delete_class_zero_shot",
+        request="class",
+        reads=[],
+        model=model,
+        method=method,
+        policy=policy,
+        reference=reference,
+        **data,
     )
     changed = change(begun, method=method, settings=settings, seed=seed)
     return conclude(
@@ -43,5 +53,6 @@ def delete_class_zero_shot(
         model=model,
         policy=policy,
         register_as=register_as,
+        reference=reference,
         seed=seed,
     )

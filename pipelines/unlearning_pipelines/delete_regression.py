@@ -17,6 +17,7 @@ def delete_regression(
     method: str = "blindspot",
     settings: dict = {},  # type: ignore[type-arg]
     policy: dict = {},  # type: ignore[type-arg]
+    reference: str = "none",
     seed: int = 0,
 ) -> Outcome:
     """Load, select, distill, evaluate and attack, gate, promote.
@@ -33,14 +34,25 @@ def delete_regression(
         method: The unlearning method; see "unlearn methods".
         settings: The method's settings, such as {"epochs": 5}; what is left out follows the method's rule.
         policy: Gate bounds that differ from the default, such as {"retain_error_rise.test": {"high": 0.2}}.
+        reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
+            trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
         seed: Of every random choice; the same seed gives the same model.
     """
     data = {"manifest": manifest, "forget": forget, "ids": ids, "retain_per_class": 0, "seed": seed}
-    begun = begin("delete_regression", request=request, model=model, method=method, policy=policy, **data)
+    begun = begin(
+        "delete_regression", request=request, model=model, method=method, policy=policy, reference=reference, **data
+    )
     rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
     how = {"run": begun.run, "manifest": manifest, "method": method, "settings": settings, "seed": seed}
     taught = task(distill(original=begun.original, model=begun.original, **rows, **how))
     changed = Changed(taught.outputs["unlearned"], taught.outputs["preview"])
     return conclude(
-        begun, changed, pipeline="delete_regression", model=model, policy=policy, register_as=register_as, seed=seed
+        begun,
+        changed,
+        pipeline="delete_regression",
+        model=model,
+        policy=policy,
+        register_as=register_as,
+        reference=reference,
+        seed=seed,
     )

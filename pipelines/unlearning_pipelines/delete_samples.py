@@ -17,6 +17,7 @@ def delete_samples(
     settings: dict = {},  # type: ignore[type-arg]
     retain_per_class: int = 0,
     policy: dict = {},  # type: ignore[type-arg]
+    reference: str = "none",
     seed: int = 0,
 ) -> Outcome:
     """Load, select, distill, evaluate and attack, gate, promote.
@@ -32,14 +33,25 @@ def delete_samples(
         settings: The method's settings, such as {"epochs": 5}; what is left out follows the method's rule.
         retain_per_class: Most retain rows of each class that the method may use; 0 for all.
         policy: Gate bounds that differ from the default, such as {"retain_accuracy_drop.test": {"high": 0.1}}.
+        reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
+            trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
         seed: Of every random choice; the same seed gives the same model.
     """
     data = {"manifest": manifest, "ids": ids, "retain_per_class": retain_per_class, "seed": seed}
-    begun = begin("delete_samples", request=request, model=model, method=method, policy=policy, **data)
+    begun = begin(
+        "delete_samples", request=request, model=model, method=method, policy=policy, reference=reference, **data
+    )
     rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
     how = {"run": begun.run, "manifest": manifest, "method": method, "settings": settings, "seed": seed}
     taught = task(distill(original=begun.original, model=begun.original, **rows, **how))
     changed = Changed(taught.outputs["unlearned"], taught.outputs["preview"])
     return conclude(
-        begun, changed, pipeline="delete_samples", model=model, policy=policy, register_as=register_as, seed=seed
+        begun,
+        changed,
+        pipeline="delete_samples",
+        model=model,
+        policy=policy,
+        register_as=register_as,
+        reference=reference,
+        seed=seed,
     )

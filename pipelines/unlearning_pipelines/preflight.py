@@ -96,10 +96,10 @@ def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard |
     task = data.card.task
     chosen = _methods(pipeline, parameters, request, task)
     if "policy" in parameters:
-        policy_with(parameters["policy"], policy_for(task, request))
+        policy_with(parameters["policy"], policy_for(task, request, reference=parameters["reference"] != "none"))
     if card is None:
         card = _card_at(parameters["model"])
-    if parameters.get("reference"):
+    if parameters["reference"] not in ("none", "train"):
         check_fit(_card_at(parameters["reference"]), data)
     amount = {"retain_per_class": parameters.get("retain_per_class", 1), "seed": parameters["seed"]}
     named = request in ("class", "target")
@@ -114,14 +114,17 @@ def _methods(pipeline: str, parameters: Mapping[str, Any], request: str, task: s
     """The methods that will run, with their settings."""
     from unlearning_pipelines.catalogue import READS
 
+    reference: dict[str, Mapping[str, Any]] = {"retrain": {}} if parameters["reference"] == "train" else {}
     if "methods" not in parameters:
         method(parameters["method"], request=request, reads=READS.get(pipeline), task=task)
-        return {parameters["method"]: parameters["settings"]}
+        return {**reference, parameters["method"]: parameters["settings"]}
+    if parameters["reference"] == "none":
+        raise UsageError("a comparison needs a retrained model: give reference=train, or its address")
     if parameters["seeds"] < 1:
         raise UsageError(f"seeds must be 1 or more, got {parameters['seeds']}")
     names, _ = candidates(request, parameters["methods"], task=task)
     settings = settings_by_method(parameters["settings"], names)
-    return {name: settings.get(name, {}) for name in [*names, *([] if parameters["reference"] else ["retrain"])]}
+    return {**reference, **{name: settings.get(name, {}) for name in names}}
 
 
 def _card_at(uri: str) -> ModelCard:

@@ -12,6 +12,7 @@ from unlearning_components.impair import impair
 from unlearning_components.load_model import load_model
 from unlearning_components.promote import promote
 from unlearning_components.repair import repair
+from unlearning_components.retrain import retrain
 from unlearning_components.select import select
 from unlearning_components.synthesize import synthesize
 
@@ -62,7 +63,7 @@ def begin(
         seed: Of the run.
         forget: The classes, for a pipeline that takes some.
         ids: Where the ids are, for a pipeline that takes some.
-        **more: Of load_model: model, method, policy, reads.
+        **more: Of load_model: model, method, policy, reads, reference.
     """
     data = {"manifest": manifest, "request": request, "retain_per_class": retain_per_class, "seed": seed}
     data |= {} if forget is None else {"targets": forget}
@@ -95,9 +96,17 @@ def change(begun: Begun, *, method: Any, settings: Any, seed: Any) -> Changed:
 
 
 def conclude(
-    begun: Begun, changed: Changed, *, pipeline: str, model: Any, policy: Any, register_as: Any, seed: Any
+    begun: Begun,
+    changed: Changed,
+    *,
+    pipeline: str,
+    model: Any,
+    policy: Any,
+    register_as: Any,
+    reference: Any,
+    seed: Any,
 ) -> Outcome:
-    """Evaluate and attack, gate, promote.
+    """Retrain a reference if one is wanted, evaluate and attack, gate, promote.
 
     Args:
         begun: From `begin`.
@@ -106,10 +115,15 @@ def conclude(
         model: Address of the original.
         policy: Bounds that differ from the default.
         register_as: The registered model that gets the new version.
+        reference: Where the retrained model comes from.
         seed: Of the run.
     """
+    common = {"run": begun.run, "manifest": begun.manifest, "seed": seed, "reference": reference}
+    seen = {"original": begun.original, "forget": begun.forget, "retain": begun.retain}
+    retrained = task(retrain(**seen, **common)).outputs["retrained"]
     rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
-    both = {"original": begun.original, "unlearned": changed.unlearned, "run": begun.run, "manifest": begun.manifest}
+    both = {"original": begun.original, "unlearned": changed.unlearned, "retrained": retrained}
+    both |= {"run": begun.run, "manifest": begun.manifest}
     evaluation = task(evaluate(**both, **rows)).outputs["evaluation"]
     attacks = task(attack(**both, **rows, seed=seed)).outputs["attacks"]
     judged = task(

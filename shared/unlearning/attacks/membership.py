@@ -6,7 +6,8 @@ alone. Both are pure; predictions come from `training.predict`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -159,6 +160,18 @@ class MembershipReport:
     curves: dict[str, Roc]
 
 
+def add_gaps(metrics: dict[str, float], errors: dict[str, float], statistics: Iterable[str]) -> None:
+    """Add how much more the attack finds in the unlearned model than in the retrained one, where that was attacked.
+
+    Both are attacked on the same rows, so their errors go together and the gap's is no larger than stated.
+    """
+    for name in statistics:
+        pair = [f"membership_auc.{name}.forget.{model}" for model in ("unlearned", "retrained")]
+        if all(key in metrics for key in pair):
+            metrics[f"membership_gap.{name}.forget"] = metrics[pair[0]] - metrics[pair[1]]
+            errors[f"membership_gap.{name}.forget"] = math.hypot(*(errors[key] for key in pair))
+
+
 def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int) -> MembershipReport:
     """The published entropy attack, and the exact population attack with every statistic.
 
@@ -168,8 +181,8 @@ def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int
     chance, the attack cannot see training in this model at all, and its silence about forget rows says little.
 
     Args:
-        models: "original" and "unlearned", each with its outputs on retain.train, retain.test, forget.train and,
-            when the request has held-out rows of its own, forget.test (else retain.test stands in).
+        models: "original" and "unlearned", perhaps "retrained", each with its outputs on retain.train, retain.test,
+            forget.train and, when the request has held-out rows of its own, forget.test (else retain.test stands in).
         seed: Of the published attack's draw.
     """
     metrics: dict[str, float] = {}
@@ -196,4 +209,5 @@ def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int
                 metrics[f"membership_auc.{key}"] = roc.auc
                 metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
                 errors[f"membership_auc.{key}"] = roc.auc_standard_error
+    add_gaps(metrics, errors, STATISTICS)
     return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)

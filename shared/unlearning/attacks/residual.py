@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearning.attacks.membership import Array, MembershipReport, Roc, population_attack
+from unlearning.attacks.membership import Array, MembershipReport, Roc, add_gaps, population_attack
 
 
 def absolute_residuals(predictions: Tensor, targets: Tensor) -> Array:
@@ -90,8 +90,9 @@ def residual_attacks(residuals: Mapping[str, Mapping[str, Array]], *, seed: int)
     this is the positive control.
 
     Args:
-        residuals: "original" and "unlearned", each with absolute residuals of retain.train, retain.test, forget.train
-            and, when the request has held-out rows of its own, forget.test (else retain.test stands in).
+        residuals: "original" and "unlearned", perhaps "retrained", each with absolute residuals of retain.train,
+            retain.test, forget.train and, when the request has held-out rows of its own, forget.test (else retain.test
+            stands in).
         seed: Of the published attack's draws.
 
     Returns:
@@ -115,4 +116,5 @@ def residual_attacks(residuals: Mapping[str, Mapping[str, Array]], *, seed: int)
             metrics[f"membership_auc.{key}"] = roc.auc
             metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
             errors[f"membership_auc.{key}"] = roc.auc_standard_error
+    add_gaps(metrics, errors, ["residual"])
     return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)

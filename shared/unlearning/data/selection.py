@@ -21,6 +21,7 @@ from unlearning.errors import DataError, UsageError
 
 RowNumbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Kind = Literal["class", "subject", "sample"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _SCHEMA = "unlearning-rows/1"
 _META = "rows.json"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unlearning.metrics.accuracy import accuracy, confusion, per_class_accuracy, prediction_distribution
+from unlearning.metrics.divergence import jensen_shannon
 
 SETS = ("forget.train", "retain.train", "forget.test", "retain.test")
 """forget and retain rows of the training split; held-out rows under the same rule. A set without rows is left out."""
@@ -49,7 +50,8 @@ def compare_classifiers(
     """Accuracies, drops, per-class table, confusion and where the forgotten class went.
 
     Args:
-        models: "original" and "unlearned", each with its outputs on the same `SETS`; only forget.test may be left out.
+        models: "original" and "unlearned", and "retrained" where there is one, each with its outputs on the same
+            `SETS`; only forget.test may be left out.
         classes: Names, in the order of the logits.
         forget_classes: Indices of the forgotten classes; empty when rows were forgotten rather than classes.
 
@@ -57,8 +59,7 @@ def compare_classifiers(
         ValueError: When the models were not run on the same sets, or a set that is needed is missing.
     """
     original, unlearned = models["original"], models["unlearned"]
-    if original.keys() != unlearned.keys() or not {"retain.train", "retain.test", "forget.train"} <= original.keys():
-        raise ValueError(f"wanted both models' outputs on one choice of {SETS}, got {set(original)}, {set(unlearned)}")
+    check_sets(models)
     metrics: dict[str, float] = {}
     errors: dict[str, float] = {}
     for name in original:
@@ -75,6 +76,15 @@ def compare_classifiers(
         names = [f"{name.split('.')[0]}_accuracy.{name.split('.')[1]}.{model}" for name in ("forget.train", unseen)]
         metrics[f"seen_gap.forget.{model}"] = metrics[names[0]] - metrics[names[1]]
         errors[f"seen_gap.forget.{model}"] = math.hypot(errors[names[0]], errors[names[1]])
+    if reference := models.get("retrained"):
+        for name in original:
+            part, split = name.split(".")
+            key, stem = f"{part}_gap.{split}", f"{part}_accuracy.{split}"
+            metrics[key] = metrics[f"{stem}.unlearned"] - metrics[f"{stem}.retrained"]
+            errors[key] = _paired_error(reference[name], unlearned[name])
+        apart = jensen_shannon(unlearned["forget.train"].logits, reference["forget.train"].logits)
+        metrics["divergence.forget"] = apart.mean().item()
+        errors["divergence.forget"] = apart.double().std(correction=0).item() / math.sqrt(len(apart))
     counts = {
         f"{split}.{model}": sum(
             confusion(outputs[name].logits, outputs[name].targets, classes=len(classes))
@@ -118,6 +128,20 @@ def compare_classifiers(
         confusion={model: tables[f"test.{model}"].tolist() for model in models},
         forget_predictions={model: share.tolist() for model, share in shares.items()},
     )
+
+
+def check_sets(models: Mapping[str, Mapping[str, Outputs]]) -> None:
+    """Nothing, when all models were run on one choice of sets that has what is needed.
+
+    Raises:
+        ValueError: When they were not.
+    """
+    choices = [set(outputs) for outputs in models.values()]
+    if (
+        any(names != choices[0] for names in choices)
+        or not {"retain.train", "retain.test", "forget.train"} <= choices[0]
+    ):
+        raise ValueError(f"wanted all models' outputs on one choice of {SETS}, got {', '.join(map(str, choices))}")
 
 
 def weights_changed(original: Mapping[str, Tensor], unlearned: Mapping[str, Tensor]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearning.metrics.classification import Outputs
+from unlearning.metrics.classification import Outputs, check_sets
 from unlearning.metrics.regression import Bin, error_by_bin, ks_residuals, wasserstein
 
 BINS = 10
@@ -44,8 +44,8 @@ def compare_regressors(
     """Errors, their rise, the gap between seen and unseen forgotten rows, and how far the predictions moved.
 
     Args:
-        models: "original" and "unlearned", each with its outputs on the same sets of
-            `unlearning.metrics.classification.SETS`; only forget.test may be left out.
+        models: "original" and "unlearned", and "retrained" where there is one, each with its outputs on the same sets
+            of `unlearning.metrics.classification.SETS`; only forget.test may be left out.
         quantiles: Levels of the outputs, when they are quantiles.
 
     Raises:
@@ -55,9 +55,8 @@ def compare_regressors(
     from unlearning.attacks.residual import absolute_residuals
     from unlearning.losses import point
 
-    original, unlearned = models["original"], models["unlearned"]
-    if original.keys() != unlearned.keys() or not {"retain.train", "retain.test", "forget.train"} <= original.keys():
-        raise ValueError(f"wanted both models' outputs on one choice of sets, got {set(original)}, {set(unlearned)}")
+    check_sets(models)
+    original = models["original"]
     metrics: dict[str, float] = {}
     errors: dict[str, float] = {}
     predicted = {
@@ -82,8 +81,17 @@ def compare_regressors(
     before, after = residuals["original"]["retain.test"], residuals["unlearned"]["retain.test"]
     metrics["retain_error_rise.test"] = float((after.mean() - before.mean()) / _above_zero(before.mean()))
     errors["retain_error_rise.test"] = _error_of_mean(after - before) / _above_zero(before.mean())
+    if "retrained" in models:
+        for name in original:
+            part, split = name.split(".")
+            ours, theirs = residuals["unlearned"][name], residuals["retrained"][name]
+            key = f"{part}_error_gap.{split}"
+            metrics[key] = float(ours.mean() / _above_zero(theirs.mean()) - 1)
+            errors[key] = _error_of_mean(ours - theirs) / _above_zero(theirs.mean())
     answers = {model: predicted[model]["forget.train"].double().numpy().reshape(-1) for model in models}
     metrics["prediction_shift.forget"] = wasserstein(answers["original"], answers["unlearned"])
+    if "retrained" in models:
+        metrics["wasserstein.forget"] = wasserstein(answers["unlearned"], answers["retrained"])
     if "forget.test" in original:
         test = ks_residuals(residuals["unlearned"]["forget.train"], residuals["unlearned"]["forget.test"])
         metrics["residual_ks.forget.unlearned"] = test.statistic

@@ -77,11 +77,34 @@ VALUES_POLICY: Policy = {
 """For models that predict values: the error on forgotten rows is held against that on unseen rows of their kind."""
 
 
-def policy_for(task: str, request: str) -> Policy:
-    """The default policy of a task ("classification" or "regression") and a kind of request."""
+_NEAR = "to an attacker, forgotten rows look as they do in a model that never saw them"
+REFERENCE_POLICY: Policy = {
+    "forget_gap.train": Bound(low=-0.05, high=0.05, why="forgotten rows are classified as by the retrained model"),
+    "retain_gap.test": Bound(low=-0.05, why="the model is about as good as the retrained one"),
+    "membership_gap.loss.forget": Bound(low=-0.1, high=0.1, why=_NEAR),
+    "membership_gap.entropy.forget": Bound(low=-0.1, high=0.1, why=_NEAR),
+}
+"""Added where there is a retrained model: distances from it, on either side."""
+
+VALUES_REFERENCE_POLICY: Policy = {
+    "forget_error_gap.train": Bound(low=-0.25, high=0.25, why="forgotten rows are predicted as by the retrained model"),
+    "retain_error_gap.test": Bound(high=0.1, why="the model is about as good as the retrained one"),
+    "membership_gap.residual.forget": Bound(low=-0.1, high=0.1, why=_NEAR),
+}
+"""The same for models that predict values; gaps of errors are shares of the retrained model's."""
+
+
+def policy_for(task: str, request: str, *, reference: bool = False) -> Policy:
+    """The default policy.
+
+    Args:
+        task: "classification" or "regression".
+        request: What is forgotten.
+        reference: Whether there is a retrained model to be held against.
+    """
     if task == "regression":
-        return VALUES_POLICY
-    return CLASS_POLICY if request == "class" else ROWS_POLICY
+        return {**VALUES_POLICY, **(VALUES_REFERENCE_POLICY if reference else {})}
+    return {**(CLASS_POLICY if request == "class" else ROWS_POLICY), **(REFERENCE_POLICY if reference else {})}
 
 
 def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) -> dict[str, Bound]:

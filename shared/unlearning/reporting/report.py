@@ -93,7 +93,7 @@ _FIGURES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRow:
-    """One class before and after; accuracies in [0, 1], None where there are no samples."""
+    """One class before and after, and retrained; accuracies in [0, 1], None where there are no samples or no model."""
 
     name: str
     n_test: int
@@ -102,6 +102,7 @@ class ClassRow:
     original_train: float | None = None
     unlearned_train: float | None = None
     forgotten: bool = False
+    retrained_test: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,7 @@ class AttackRow:
         members: Number of rows that were trained on.
         non_members: Number of rows that were not.
         ideal: The score of a model that never saw the forgotten rows; None: not known.
+        retrained: The score against a model that was trained without them; None: there is none.
     """
 
     name: str
@@ -125,6 +127,7 @@ class AttackRow:
     members: int
     non_members: int
     ideal: float | None = None
+    retrained: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,7 +356,13 @@ def _tiles(report: RunReport) -> list[tuple[str, str, str, str]]:
             ("retain_accuracy.test", "Unseen examples", "accuracy"),
             auc,
         ]
-    return [(what, *pair, remark) for stem, what, remark in wanted if (pair := _pair(report.metrics, stem)) is not None]
+    tiles = []
+    for stem, what, remark in wanted:
+        if (pair := _pair(report.metrics, stem)) is not None:
+            reference = report.metrics.get(f"{stem}.retrained")
+            beside = "" if reference is None else f"; retrained: {amount(stem, reference)}"
+            tiles.append((what, *pair, f"{remark}{beside}"))
+    return tiles
 
 
 def _shown_classes(rows: Sequence[ClassRow]) -> Sequence[ClassRow]:

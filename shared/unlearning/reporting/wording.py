@@ -30,6 +30,13 @@ _QUANTITIES = {
     "retain_mae": "mean absolute error{of} on {rows}",
     "forget_rmse": "root mean squared error{of} on {rows}",
     "retain_rmse": "root mean squared error{of} on {rows}",
+    "forget_gap": "accuracy on {rows} less the retrained model's",
+    "retain_gap": "accuracy on {rows} less the retrained model's",
+    "forget_error_gap": "mean absolute error on {rows}, above the retrained model's",
+    "retain_error_gap": "mean absolute error on {rows}, above the retrained model's",
+    "membership_gap": "membership-attack AUC{by} on {rows} less the retrained model's",
+    "divergence": "divergence of the outputs for {rows} from the retrained model's, bits",
+    "wasserstein": "Wasserstein distance of the predictions of {rows} from the retrained model's",
     "retain_error_rise": "rise of the mean absolute error on {rows}",
     "seen_advantage": "how much smaller the error{of} is on {rows} than on unseen ones",
     "prediction_shift": "how far the predictions of {rows} moved (Wasserstein distance)",
@@ -63,7 +70,14 @@ _MODELS = {
     "retrained": " of the retrained model",
 }
 _STATISTICS = {"entropy": " (entropy)", "loss": " (loss)", "residual": " (residual)"}
-_SHARES = ("entropy_attack", "residual_attack", "retain_error_rise", "seen_advantage")
+_SHARES = (
+    "forget_error_gap",
+    "retain_error_gap",
+    "entropy_attack",
+    "residual_attack",
+    "retain_error_rise",
+    "seen_advantage",
+)
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
@@ -111,11 +125,13 @@ def amount(metric: str, value: float | None, *, against: float | None = None) ->
     if value is None:
         return "not measured"
     quantity = metric.split(".")[0]
-    if quantity.endswith(("_drop", "_gap")):
-        return _apart(100 * value, against and 100 * against, "f", 1) + " points"
-    if "accuracy" in quantity or "tpr" in quantity or quantity in _SHARES:
+    if quantity in _SHARES:
         return percent(value, against=against)
-    if quantity.endswith("auc"):
+    if quantity.endswith(("_drop", "_gap")) and quantity != "membership_gap":
+        return _apart(100 * value, against and 100 * against, "f", 1) + " points"
+    if "accuracy" in quantity or "tpr" in quantity:
+        return percent(value, against=against)
+    if quantity.endswith("auc") or quantity == "membership_gap":
         return _apart(value, against, "f", 3)
     return _apart(value, against, "g", 4)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unlearning.attacks.membership import (
     STATISTICS,
+    add_gaps,
     cross_entropy,
     entropy,
     entropy_attack,
@@ -337,3 +338,16 @@ def test_broken_outputs_are_refused() -> None:
     outputs["forget.train"].logits[0, 0] = math.nan
     with pytest.raises(ValueError, match="NaN"):
         membership_attacks({"original": outputs}, seed=0)
+
+
+def test_the_gap_to_a_retrained_model_is_the_difference_of_the_attacks() -> None:
+    metrics = {
+        "membership_auc.loss.forget.unlearned": 0.55,
+        "membership_auc.loss.forget.retrained": 0.5,
+        "membership_auc.entropy.forget.unlearned": 0.5,
+    }
+    errors = {"membership_auc.loss.forget.unlearned": 0.03, "membership_auc.loss.forget.retrained": 0.04}
+    add_gaps(metrics, errors, ["loss", "entropy"])
+    assert metrics["membership_gap.loss.forget"] == pytest.approx(0.05)
+    assert errors["membership_gap.loss.forget"] == pytest.approx(0.05)
+    assert "membership_gap.entropy.forget" not in metrics  # the retrained model was not attacked

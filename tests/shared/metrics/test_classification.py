@@ -145,13 +145,13 @@ def test_a_report_goes_through_json() -> None:
 
 @pytest.mark.parametrize("missing", ["retain.train", "retain.test", "forget.train"])
 def test_a_set_that_is_needed_must_be_there(missing: str) -> None:
-    with pytest.raises(ValueError, match="wanted both models' outputs on one choice of"):
+    with pytest.raises(ValueError, match="wanted all models' outputs on one choice of"):
         report(missing)
 
 
 def test_both_models_must_have_run_on_the_same_sets() -> None:
     mixed = {"original": models()["original"], "unlearned": models("forget.test")["unlearned"]}
-    with pytest.raises(ValueError, match="wanted both models' outputs on one choice of"):
+    with pytest.raises(ValueError, match="wanted all models' outputs on one choice of"):
         compare_classifiers(mixed, classes=CLASSES, forget_classes=(2,))
 
 
@@ -211,3 +211,22 @@ def test_weights_that_are_not_numbers_are_no_small_change() -> None:
 def test_models_with_different_parameters_have_no_distance() -> None:
     with pytest.raises(ValueError, match="the models have different parameters"):
         weights_changed({"a": torch.ones(2)}, {"b": torch.ones(2)})
+
+
+def test_gaps_to_a_retrained_model_by_hand() -> None:
+    three = models()
+    retrained = {  # right on all retain rows, calls every emu a cat
+        name: outputs([0 if target == 2 else target for target in columns[0]], columns[0])
+        for name, columns in TABLE.items()
+    }
+    report = compare_classifiers({**three, "retrained": retrained}, classes=CLASSES, forget_classes=(2,))
+    gaps = {name: value for name, value in report.metrics.items() if "_gap" in name and "seen" not in name}
+    assert gaps == pytest.approx(
+        {"retain_gap.train": -0.5, "forget_gap.train": 0.0, "retain_gap.test": -1 / 3, "forget_gap.test": 0.25}
+    )
+    assert report.metrics["divergence.forget"] == 0  # both call both emus they were trained on cats
+    assert report.metrics["retain_accuracy.test.retrained"] == 1
+    assert report.per_class[0]["test_retrained"] == 1
+    # Of six rows two changed from right to wrong: mean -1/3, variance 1/3 - 1/9.
+    assert report.standard_errors["retain_gap.test"] == pytest.approx(math.sqrt((1 / 3 - 1 / 9) / 6))
+    assert "forget_gap.train" not in compare_classifiers(three, classes=CLASSES, forget_classes=(2,)).metrics

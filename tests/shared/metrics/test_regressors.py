@@ -84,9 +84,19 @@ def test_a_broken_model_and_missing_sets_are_refused() -> None:
     broken["unlearned"]["retain.test"] = outputs([np.nan, 1.0], [1.0, 3.0])
     with pytest.raises(ValueError, match=r"the unlearned model's outputs on retain\.test are not finite"):
         compare_regressors(broken)
-    with pytest.raises(ValueError, match="wanted both models' outputs on one choice of sets"):
+    with pytest.raises(ValueError, match="wanted all models' outputs on one choice of"):
         compare_regressors(models("retain.test"))
     lopsided = models()
     del lopsided["original"]["forget.test"]
-    with pytest.raises(ValueError, match="wanted both models' outputs"):
+    with pytest.raises(ValueError, match="wanted all models' outputs"):
         compare_regressors(lopsided)
+
+
+def test_gaps_to_a_retrained_model_are_shares_of_its_error() -> None:
+    said = {"retain.train": [1.0, 2.0, 3.0, 4.0], "forget.train": [4.0, 5.0], "retain.test": [1.5, 3.5]}
+    retrained = {name: outputs(said.get(name, [4.0, 4.0]), TABLE[name][0]) for name in TABLE}
+    metrics = compare_regressors({**models(), "retrained": retrained}).metrics
+    assert metrics["forget_error_gap.train"] == pytest.approx(3.5 / 4 - 1)  # off by 3 and 4, the other by 4 and 4
+    assert metrics["retain_error_gap.test"] == pytest.approx(0.6 / 0.5 - 1)
+    assert metrics["wasserstein.forget"] == pytest.approx(0.5)  # 5 and 5 against 4 and 5
+    assert "forget_error_gap.train" not in compare_regressors(models()).metrics

@@ -208,7 +208,7 @@ def test_there_is_a_policy_for_every_kind_of_request_that_tells_forgetting_from_
 
 def test_the_policy_for_values_is_two_sided_where_forgetting_is_looking_like_unseen_rows() -> None:
     policy = policy_for("regression", "sample")
-    assert policy is VALUES_POLICY
+    assert policy == VALUES_POLICY
     two_sided = {name for name, bound in policy.items() if bound.low is not None and bound.high is not None}
     assert two_sided == {"seen_advantage.forget.unlearned", "membership_auc.residual.forget.unlearned"}
     assert policy["retain_error_rise.test"].high == 0.1
@@ -251,3 +251,15 @@ def test_the_class_policy_fails_a_model_that_was_only_copied_and_one_that_lost_e
     for auc in (0.1, 0.9):  # more sure, or less sure, than of rows never seen
         told = {**forgotten, "membership_auc.entropy.forget.unlearned": auc}
         assert judge(told, {}, CLASS_POLICY).outcome == "fail"
+
+
+def test_a_retrained_model_adds_bounds_of_distances_from_it_and_takes_none_away() -> None:
+    for task, request in (("classification", "class"), ("classification", "sample"), ("regression", "sample")):
+        alone, beside = policy_for(task, request), policy_for(task, request, reference=True)
+        assert alone.items() <= beside.items()
+        added = beside.keys() - alone.keys()
+        assert {"forget_gap.train" if task == "classification" else "forget_error_gap.train"} < added
+        for name in added:
+            if name.startswith(("forget", "membership")):
+                assert beside[name].low is not None  # forgetting too much is a distance as well
+                assert beside[name].high == -(beside[name].low or 0)
