@@ -64,6 +64,27 @@ def test_the_last_model_within_the_bound_of_the_retain_loss_is_returned() -> Non
     assert nn.functional.cross_entropy(predict(student, rows), rows.targets).item() == pytest.approx(losses[-2])
 
 
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_for_values_the_bound_is_a_share_of_what_answering_the_mean_would_lose(scale: float) -> None:
+    # Retain targets 0 and 2: their mean loses 1 (times the scale squared), so the retain loss may rise by 0.3 of that.
+    rows = TensorSamples(torch.ones(2, 1), scale * torch.tensor([0.0, 2.0]), mean=[0.0], std=[1.0])
+    gone = TensorSamples(torch.ones(40, 1), scale * torch.zeros(40), mean=[0.0], std=[1.0])
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, scale)
+    task = Task(
+        input_shape=(1,), outputs=1, forget_classes=(), blank=lambda seed: nn.Linear(1, 1), forget=gone, retain=rows
+    )
+    config = GradientAscentConfig(
+        learning_rate=0.1 * scale, batch_size=2, retain_loss_rise=0.3, error="mse", clip_norm=1.0
+    )
+    student, record = distill(model, replace(task, targets="values"), config=config, generator=generator(0, "distill"))
+    # The weight grows by 0.1 a step; the loss of the retain rows is 1 + (weight - 1)^2.
+    assert [loss / scale**2 for loss in record.histories["retain_loss"]] == pytest.approx(
+        [1 + (0.1 * step) ** 2 for step in range(7)], rel=1e-4
+    )
+    assert next(student.parameters()).item() / scale == pytest.approx(1.5)
+
+
 def test_at_most_an_epoch_of_the_forget_rows_is_taken() -> None:
     model, task = by_hand(None)
     for share, steps in ((1.0, 2), (0.5, 1), (0.01, 1)):

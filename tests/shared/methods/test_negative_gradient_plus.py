@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unlearning.errors import UsageError
+from unlearning.losses import loss_of
 from unlearning.methods import Facts
 from unlearning.methods.negative_gradient_plus import configure, negative_gradient_plus_loss
 
@@ -17,6 +18,12 @@ def test_the_loss_weighs_the_mean_of_retain_rows_against_that_of_forget_rows_by_
     targets = torch.tensor([0, 1, 0, 0])
     loss = negative_gradient_plus_loss(logits, targets, alpha=0.75)
     assert loss.item() == pytest.approx(0.75 * 1.5 * math.log(2) - 0.25 * math.log(4 / 3))
+
+
+def test_values_are_weighed_by_their_own_loss() -> None:
+    outputs, targets = torch.tensor([[1.0], [5.0], [2.0], [2.0]]), torch.tensor([0.0, 2.0, 2.0, 6.0])
+    loss = negative_gradient_plus_loss(outputs, targets, alpha=0.75, loss=loss_of("l1"))
+    assert loss.item() == pytest.approx(0.75 * 2 - 0.25 * 2)
 
 
 def test_at_the_ends_of_alpha_only_one_kind_of_row_has_a_gradient() -> None:
