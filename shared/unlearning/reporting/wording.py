@@ -25,6 +25,7 @@ _QUANTITIES = {
     "worst_class_drop": "largest accuracy loss of any one {class}{of} on {rows}",
     "membership_auc": "membership-attack AUC{by}{of} on {rows}",
     "membership_tpr_at_1_percent_fpr": "members found{by}{of} at 1% false alarms among {rows}",
+    "membership_tpr_at_tenth_percent_fpr": "members found{by}{of} at 0.1% false alarms among {rows}",
     "forget_top_prediction_share": "share of {rows} that one class{of} draws",
     "entropy_attack": "share of {rows}{of} that the entropy attack calls training data",
     "weights_changed": "distance of the weights{of} from the original's",
@@ -53,7 +54,7 @@ _MODELS = {
     "unlearned": " of the unlearned model",
     "retrained": " of the retrained model",
 }
-_STATISTICS = {"entropy": " (entropy)", "loss": " (loss)"}
+_STATISTICS = {"entropy": " (entropy)", "loss": " (loss)", "confidence": " (confidence)"}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
