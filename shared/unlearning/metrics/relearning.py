@@ -88,8 +88,8 @@ def relearn(
         progress: Called after every look.
 
     Raises:
-        ValueError: For no rows.
-        FloatingPointError: When a loss is not finite.
+        ValueError: For no rows, or a model whose outputs are not finite to begin with.
+        FloatingPointError: When a loss or an output is not finite.
     """
     if len(samples) == 0 or len(watched) == 0:
         raise ValueError(f"wanted rows to learn and rows to watch, got {len(samples)} and {len(watched)}")
@@ -102,6 +102,8 @@ def relearn(
 
     def look(done: int) -> float:
         logits = _logits(learner, inputs)
+        if done and not bool(logits.isfinite().all()):
+            raise FloatingPointError(f"relearning: outputs are not finite after {done} updates; lower the rate")
         looks.append((done, accuracy(logits, targets), F.cross_entropy(logits.double(), targets).item()))
         progress("relearn", done, config.updates, looks[-1][2])
         return looks[-1][1]

@@ -201,11 +201,11 @@ def test_no_rows_and_divergence_are_refused() -> None:
     for samples, watched in ((none, rows(2)), (rows(2), none)):
         with pytest.raises(ValueError, match="rows to learn and rows to watch"):
             relearn(network(), samples, watched, SHORT, seed=0)
-    with pytest.raises(FloatingPointError, match="lower the rate"):
-        relearn(
-            nn.Linear(4, 2),
-            rows(60),
-            rows(20, 1),
-            RelearnConfig(updates=50, batch_size=16, learning_rate=3e37),
-            seed=0,
-        )
+    for every in (1, 50):
+        config = RelearnConfig(updates=50, batch_size=16, learning_rate=3e37, every=every)
+        with pytest.raises(FloatingPointError, match="lower the rate"):
+            relearn(nn.Linear(4, 2), rows(60), rows(20, 1), config, seed=0)
+    broken = nn.Linear(4, 2)
+    nn.init.constant_(broken.bias, math.nan)
+    with pytest.raises(ValueError, match="the model is broken"):
+        relearn(broken, rows(60), rows(20, 1), SHORT, seed=0)
