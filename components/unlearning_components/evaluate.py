@@ -37,7 +37,6 @@ def evaluate(
     from pathlib import Path
 
     from unlearning.data.selection import read_rows
-    from unlearning.metrics.classification import weights_changed
     from unlearning.models.bundle import read_bundle
     from unlearning_components.evaluations import evaluated
     from unlearning_components.handover import write_json
@@ -48,16 +47,12 @@ def evaluate(
         folders = {"original": original.path, "unlearned": unlearned.path}
         folders |= {} if retrained is None else {"retrained": retrained.path}
         models, outputs = outputs_of(folders, forget.path, retain.path, holdout.path, data)
-        before, after = (
-            {name: weights.detach() for name, weights in models[model].named_parameters()}
-            for model in ("original", "unlearned")
-        )
         done = evaluated(
             outputs,
             card=read_bundle(Path(unlearned.path)).card,
             data=data.card,
             forget_classes=read_rows(forget.path)[1]["forget_classes"],
-            weights_changed=weights_changed(before, after),
+            models={name: model.cpu() for name, model in models.items()},
         )
         write_json(Path(evaluation.path, "evaluation.json"), done.content)
         for name, content in done.pictures.items():

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import nn
+
 from unlearning.attacks.membership import MembershipReport, membership_attacks
 from unlearning.attacks.residual import residual_attacks
 from unlearning.config import as_plain
 from unlearning.data.manifest import DataCard
-from unlearning.metrics.classification import Outputs, compare_classifiers
+from unlearning.metrics.calibration import expected_calibration_error
+from unlearning.metrics.change import diagnose
+from unlearning.metrics.classification import Outputs, compare_classifiers, weights_changed
+from unlearning.metrics.features import output_layer
 from unlearning.metrics.regressors import compare_regressors
 from unlearning.models.bundle import ModelCard
 from unlearning.reporting import figures, value_figures
@@ -39,7 +45,7 @@ def evaluated(
     card: ModelCard,
     data: DataCard,
     forget_classes: Sequence[int],
-    weights_changed: float,
+    models: Mapping[str, nn.Module],
 ) -> Evaluated:
     """Both models measured on the same rows.
 
@@ -48,11 +54,13 @@ def evaluated(
         card: Of either model.
         data: Of the manifest.
         forget_classes: Indices; empty when rows were forgotten.
-        weights_changed: Distance of their weights.
+        models: The networks, by the same names.
     """
+    weights = {name: {key: w.detach() for key, w in network.named_parameters()} for name, network in models.items()}
+    moved = weights_changed(weights["original"], weights["unlearned"])
     if card.task == "regression":
         report = compare_regressors(outputs, quantiles=quantiles_of(card))
-        metrics = {**report.metrics, "weights_changed": weights_changed}
+        metrics = {**report.metrics, "weights_changed": moved}
         unit = data.target_unit
         pictures = {
             "error_by_target.svg": value_figures.error_by_target(
@@ -71,10 +79,24 @@ def evaluated(
             "bins": as_plain(report.bins),
             "unit": unit,
             "per_class": [],
+            "findings": [],
         }
         return Evaluated(content=content, metrics=metrics, pictures=pictures)
     measured = compare_classifiers(outputs, classes=data.classes, forget_classes=forget_classes)
-    measured.metrics["weights_changed"] = weights_changed
+    measured.metrics["weights_changed"] = moved
+    for model, sets in outputs.items():
+        held_out = sets["retain.test"]
+        measured.metrics[f"calibration_error.test.{model}"] = expected_calibration_error(
+            held_out.logits, held_out.targets
+        )
+    found = diagnose(
+        models["original"].state_dict(),
+        models["unlearned"].state_dict(),
+        head=output_layer(models["original"], torch.zeros(1, *card.input_shape)),
+        before=outputs["original"],
+        after=outputs["unlearned"],
+        reference=outputs.get("retrained"),
+    )
     names = [data.classes[index] for index in forget_classes]
     columns = [[row[key] for row in measured.per_class] for key in ("test_original", "test_unlearned")]
     tables = [measured.confusion["original"], measured.confusion["unlearned"]]
@@ -87,7 +109,7 @@ def evaluated(
             data.classes, shares["original"], shares["unlearned"], names
         )
     return Evaluated(
-        content=as_plain(measured),
+        content={**as_plain(measured), "findings": [as_plain(finding) for finding in found]},
         metrics=measured.metrics,
         pictures=pictures,
         confusion=measured.confusion["unlearned"],

@@ -70,7 +70,8 @@ def gate(
         metrics, errors = (measured[0][key] | measured[1][key] for key in ("metrics", "standard_errors"))
         request, task = read_rows(forget.path)[1]["request"], read_bundle(Path(unlearned.path)).card.task
         reference = retrained is not None and has_model(retrained.path)
-        decided = judge(metrics, errors, policy_with(policy, policy_for(task, request, reference=reference)))
+        bounds = policy_with(policy, policy_for(task, request, reference=reference))
+        decided = judge(metrics, errors, bounds, findings=measured[0]["findings"])
         write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
         folders = {
             "original": original.path,

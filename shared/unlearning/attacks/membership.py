@@ -31,6 +31,16 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Array:
     return np.asarray(F.cross_entropy(logits.double(), targets, reduction="none").numpy(), dtype=np.float64)
 
 
+def doubt(logits: Tensor) -> Array:
+    """One less the largest class probability of each row, shape (N,); in [0, 1 - 1 / C]. Members tend to be lower.
+
+    It needs no labels. Summed over the other classes, so that it does not round to 0 while any of them has a chance.
+    """
+    p = F.softmax(logits.double(), dim=1)
+    others = p.scatter(1, logits.argmax(1, keepdim=True), 0.0)
+    return np.asarray(others.sum(1).numpy(), dtype=np.float64)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roc:
     """How well one statistic tells members from non-members, over all thresholds.
@@ -39,6 +49,9 @@ class Roc:
         auc: Probability that a random member looks more like one than a random non-member; 0.5 is chance. Below 0.5
             the members stand out the other way: as telling as above.
         tpr_at_1_percent_fpr: Largest share of members found while at most 1% of the non-members are called members.
+        tpr_at_tenth_percent_fpr: The same at 0.1%; with fewer than 1,000 non-members that means none of them.
+        reversed_tpr_at_1_percent_fpr: As `tpr_at_1_percent_fpr`, by a threshold from above: how many members stand out
+            because the statistic is high. Over-forgetting shows here.
         false_positive_rates: Of every distinct threshold, rising from 0 to 1.
         true_positive_rates: Likewise.
         thresholds: The statistic at or below which a row is called a member; the first, -inf, calls none.
@@ -48,6 +61,8 @@ class Roc:
 
     auc: float
     tpr_at_1_percent_fpr: float
+    tpr_at_tenth_percent_fpr: float
+    reversed_tpr_at_1_percent_fpr: float
     false_positive_rates: Array
     true_positive_rates: Array
     thresholds: Array
@@ -59,6 +74,14 @@ class Roc:
         """Of the AUC if the attack knew nothing: sqrt((m + n + 1) / (12 m n)), Mann and Whitney's."""
         m, n = self.members, self.non_members
         return float(np.sqrt((m + n + 1) / (12 * m * n)))
+
+    @property
+    def told(self) -> float:
+        """The better of the AUC and its mirror image, in [0.5, 1]: what an attacker gets who knows which side to take.
+
+        On few rows it lies above 0.5 even by chance alone.
+        """
+        return max(self.auc, 1 - self.auc)
 
     def thinned(self, most: int = 200) -> Roc:
         """The same curve with at most this many points, to be drawn or sent; the scores stay exact."""
@@ -101,6 +124,8 @@ def population_attack(members: Array, non_members: Array) -> Roc:
     return Roc(
         auc=float(np.trapezoid(tpr, fpr)),
         tpr_at_1_percent_fpr=float(tpr[fpr <= 0.01].max()),
+        tpr_at_tenth_percent_fpr=float(tpr[fpr <= 0.001].max()),
+        reversed_tpr_at_1_percent_fpr=float(1 - tpr[fpr >= 0.99].min()),
         false_positive_rates=fpr,
         true_positive_rates=tpr,
         thresholds=np.concatenate([[-np.inf], values[last_of_tie]]),
@@ -138,9 +163,86 @@ def entropy_attack(retain: Array, holdout: Array, forget: Array, *, seed: int, m
     return float(np.mean(classifier.predict(forget[:, None])))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntropyAttack:
+    """The entropy attack by a balanced logistic regression.
+
+    Attributes:
+        called: Share of the forget rows called "member", in [0, 1].
+        accuracy: Balanced accuracy on the halves of retain and held-out rows that it was not fitted on, in [0, 1]; near
+            0.5 the attack sees nothing of training in this model, and `called` means nothing.
+    """
+
+    called: float
+    accuracy: float
+
+
+def balanced_entropy_attack(retain: Array, holdout: Array, forget: Array, *, seed: int) -> EntropyAttack:
+    """The entropy attack, members and non-members counting alike however many rows each side has.
+
+    A logistic regression of one value is a threshold, found by Newton's method in linear time on all rows: nothing is
+    drawn down, as the published form must. Each side is split at random into a half to fit on and a half to test on.
+
+    Args:
+        retain: Entropies of retain training rows, shape (R,), R >= 2.
+        holdout: Of held-out rows, shape (H,), H >= 2.
+        forget: Of forget training rows, shape (M,), M >= 1.
+        seed: Of the split.
+
+    Raises:
+        ValueError: For too few rows, or NaN.
+    """
+    if min(len(retain), len(holdout)) < 2 or len(forget) == 0:
+        raise ValueError(
+            f"wanted 2 retain rows, 2 holdout rows and a forget row, got {len(retain)}, {len(holdout)}, {len(forget)}"
+        )
+    if any(np.isnan(side).any() for side in (retain, holdout, forget)):
+        raise ValueError("the entropies hold NaN: the model's outputs are broken")
+    draws = np.random.default_rng(seed)
+    members, others = (draws.permutation(side) for side in (retain, holdout))
+    slope, offset = _logistic(members[::2], others[::2])
+
+    def called(values: Array) -> float:
+        return float(np.mean(slope * values + offset > 0))
+
+    accuracy = (called(members[1::2]) + 1 - called(others[1::2])) / 2
+    return EntropyAttack(called=called(forget), accuracy=accuracy)
+
+
+def _logistic(members: Array, others: Array) -> tuple[float, float]:
+    """Slope and offset of the balanced logistic regression with an L2 penalty of 1/2 on the slope, by Newton's method.
+
+    Each side's rows weigh (M + N) / 2 together.
+    """
+    values = np.concatenate([members, others])
+    label = np.concatenate([np.ones(len(members)), np.zeros(len(others))])
+    weights = np.concatenate([np.full(len(side), len(values) / 2 / len(side)) for side in (members, others)])
+
+    def objective(slope: float, offset: float) -> float:
+        margin = slope * values + offset
+        return float(weights @ (np.logaddexp(0, margin) - label * margin) + slope**2 / 2)
+
+    slope = offset = 0.0
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(slope * values + offset, -700, 700)))
+        error, curved = weights * (p - label), weights * p * (1 - p)
+        gradient = np.array([error @ values + slope, error.sum()])
+        cross = curved @ values
+        hessian = np.array([[curved @ values**2 + 1, cross], [cross, curved.sum() + 1e-12]])
+        step = np.linalg.solve(hessian, gradient)
+        size, before = 1.0, objective(slope, offset)
+        while size > 1e-10 and objective(slope - size * step[0], offset - size * step[1]) > before:
+            size /= 2
+        slope, offset = slope - size * float(step[0]), offset - size * float(step[1])
+        if size * np.abs(step).max() < 1e-10:
+            break
+    return slope, offset
+
+
 STATISTICS: dict[str, Callable[[Tensor, Tensor], Array]] = {
     "entropy": lambda logits, targets: entropy(logits),
     "loss": cross_entropy,
+    "confidence": lambda logits, targets: doubt(logits),
 }
 """Statistics of the population attack; each is low for members of a model that has learned them."""
 
@@ -208,6 +310,7 @@ def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int
                 curves[key] = roc
                 metrics[f"membership_auc.{key}"] = roc.auc
                 metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
+                metrics[f"membership_tpr_at_tenth_percent_fpr.{key}"] = roc.tpr_at_tenth_percent_fpr
                 errors[f"membership_auc.{key}"] = roc.auc_standard_error
     add_gaps(metrics, errors, STATISTICS)
     return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)

@@ -20,13 +20,13 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         0.5
     """
-    _check(logits, targets)
+    checked(logits, targets)
     return (logits.argmax(1) == targets).double().mean().item()
 
 
 def confusion(logits: Tensor, targets: Tensor, *, classes: int) -> Tensor:
     """Counts of samples by true class (row) and predicted class (column), shape (C, C), int64."""
-    _check(logits, targets)
+    checked(logits, targets)
     cells = targets * classes + logits.argmax(1)
     return torch.bincount(cells, minlength=classes * classes).view(classes, classes)
 
@@ -42,11 +42,28 @@ def prediction_distribution(logits: Tensor, *, classes: int) -> Tensor:
 
     Meant for the forget class's held-out samples: one dominating class says where the forgotten class went.
     """
-    _check(logits)
+    checked(logits)
     return torch.bincount(logits.argmax(1), minlength=classes).double() / len(logits)
 
 
-def _check(logits: Tensor, targets: Tensor | None = None) -> None:
+def balanced_accuracy(counts: Tensor) -> float:
+    """Mean accuracy over the true classes that have samples, from a confusion matrix (C, C); in [0, 1].
+
+    Raises:
+        ValueError: When no class has a sample.
+    """
+    present = [value for value in per_class_accuracy(counts) if value is not None]
+    if not present:
+        raise ValueError("wanted a confusion matrix of at least one sample, got none")
+    return sum(present) / len(present)
+
+
+def checked(logits: Tensor, targets: Tensor | None = None) -> None:
+    """Nothing, when there are finite outputs and, where targets are given, one for each row.
+
+    Raises:
+        ValueError: For no rows, other counts, or outputs that are not finite.
+    """
     if len(logits) == 0:
         raise ValueError("wanted outputs for at least one sample, got none")
     if targets is not None and len(logits) != len(targets):

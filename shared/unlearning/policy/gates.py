@@ -7,7 +7,7 @@ more than two standard errors, and is inconclusive when it is less: too few samp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -161,20 +161,40 @@ class Verdict:
         return [gate.reason for gate in self.gates if gate.outcome != "pass"]
 
 
-def judge(metrics: Mapping[str, float | None], errors: Mapping[str, float], policy: Policy) -> Verdict:
+def judge(
+    metrics: Mapping[str, float | None],
+    errors: Mapping[str, float],
+    policy: Policy,
+    findings: Iterable[Mapping[str, str]] = (),
+) -> Verdict:
     """Hold every bound of the policy against the metrics.
 
     Args:
         metrics: Name to value; what was not measured is missing or None.
         errors: Standard errors of some metrics, by the same names; the others count as exact.
         policy: Name to bound; at least one.
+        findings: What is known to be wrong with the model, each with "code" and "sentence"; any one fails.
     """
     if not policy:
         raise UsageError("a policy needs at least one bound, got none")
     gates = tuple(_gate(name, bound, metrics.get(name), errors.get(name, 0.0)) for name, bound in policy.items())
+    gates = (*(_finding(found["code"], found["sentence"]) for found in findings), *gates)
     outcomes = {gate.outcome for gate in gates}
     outcome: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
     return Verdict(outcome=outcome, gates=gates)
+
+
+def _finding(code: str, sentence: str) -> Gate:
+    return Gate(
+        metric=f"finding.{code}",
+        value=1.0,
+        standard_error=0.0,
+        low=None,
+        high=0.0,
+        why=sentence,
+        outcome="fail",
+        reason=sentence,
+    )
 
 
 def _gate(name: str, bound: Bound, value: float | None, error: float) -> Gate:

@@ -25,6 +25,7 @@ _QUANTITIES = {
     "worst_class_drop": "largest accuracy loss of any one {class}{of} on {rows}",
     "membership_auc": "membership-attack AUC{by}{of} on {rows}",
     "membership_tpr_at_1_percent_fpr": "members found{by}{of} at 1% false alarms among {rows}",
+    "membership_tpr_at_tenth_percent_fpr": "members found{by}{of} at 0.1% false alarms among {rows}",
     "forget_top_prediction_share": "share of {rows} that one class{of} draws",
     "forget_mae": "mean absolute error{of} on {rows}",
     "retain_mae": "mean absolute error{of} on {rows}",
@@ -42,6 +43,7 @@ _QUANTITIES = {
     "prediction_shift": "how far the predictions of {rows} moved (Wasserstein distance)",
     "residual_ks": "largest difference of the residuals' distributions{of}, {rows} and unseen ones",
     "residual_attack": "share of {rows}{of} that the residual attack calls training data",
+    "calibration_error": "calibration error{of} on {rows}",
     "entropy_attack": "share of {rows}{of} that the entropy attack calls training data",
     "weights_changed": "distance of the weights{of} from the original's",
 }
@@ -69,7 +71,7 @@ _MODELS = {
     "unlearned": " of the unlearned model",
     "retrained": " of the retrained model",
 }
-_STATISTICS = {"entropy": " (entropy)", "loss": " (loss)", "residual": " (residual)"}
+_STATISTICS = {"entropy": " (entropy)", "loss": " (loss)", "confidence": " (confidence)", "residual": " (residual)"}
 _SHARES = (
     "forget_error_gap",
     "retain_error_gap",
@@ -78,6 +80,14 @@ _SHARES = (
     "retain_error_rise",
     "seen_advantage",
 )
+_FINDINGS = {
+    "not_finite": "signs of a broken model",
+    "no_change": "signs of a model that did not change",
+    "output_permuted": "signs of a mere renaming of outputs",
+    "head_only": "signs of a change of the output layer alone",
+    "randomised": "signs of a ruined model",
+    "over_forgotten": "signs of forgetting too much",
+}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
@@ -97,6 +107,8 @@ def label(metric: str, request: str = "class") -> str:
         'my_metric.x'
     """
     quantity, *parts = metric.split(".")
+    if quantity == "finding" and len(parts) == 1:
+        return _FINDINGS.get(parts[0], metric)
     if quantity not in _QUANTITIES or not set(parts) <= {*_ROWS, *_MODELS, *_STATISTICS}:
         return metric
     rows = " and ".join(_ROWS[part] for part in parts if part in _ROWS) or "examples"
@@ -125,6 +137,8 @@ def amount(metric: str, value: float | None, *, against: float | None = None) ->
     if value is None:
         return "not measured"
     quantity = metric.split(".")[0]
+    if quantity == "finding":
+        return "found" if value else "none"
     if quantity in _SHARES:
         return percent(value, against=against)
     if quantity.endswith(("_drop", "_gap")) and quantity != "membership_gap":
@@ -170,6 +184,8 @@ def _apart(value: float, other: float | None, kind: str, digits: int) -> str:
 
 def allowed(metric: str, low: float | None, high: float | None) -> str:
     """The range of a bound in words, both ends included: "at most 5%", "0.35 to 0.65"."""
+    if metric.startswith("finding."):
+        return "none"
     if low is not None and high is not None:
         return f"{_limit(metric, low)} to {_limit(metric, high)}"
     return f"at most {_limit(metric, high)}" if high is not None else f"at least {_limit(metric, low)}"
@@ -178,6 +194,8 @@ def allowed(metric: str, low: float | None, high: float | None) -> str:
 def _limit(metric: str, bound: float | None) -> str:
     if bound is None:
         return ""
+    if metric.startswith("finding."):
+        return "none"
     unit = next((unit for unit in (" points", "%") if amount(metric, 0.5).endswith(unit)), "")
     return f"{100 * bound if unit else bound:.6g}{unit}".replace("-", MINUS)
 
@@ -238,6 +256,8 @@ def plain(sentence: str) -> str:
 
 def finding(gate: Gate, request: str = "class") -> str:
     """What one gate found, without a full stop: "accuracy on ... is 12.0%, above the allowed 5%"."""
+    if gate.metric.startswith("finding."):
+        return clean(gate.reason, 400)
     words = label(gate.metric, request)
     what = isolated(words, 160) if words == gate.metric else words
     if gate.value is None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 from torch import Tensor
@@ -15,7 +16,9 @@ from torch import Tensor
 from unlearning.attacks.membership import (
     STATISTICS,
     add_gaps,
+    balanced_entropy_attack,
     cross_entropy,
+    doubt,
     entropy,
     entropy_attack,
     membership_attacks,
@@ -71,6 +74,15 @@ def test_statistics_stay_in_their_bounds_and_equal_the_slow_sums(rows: list[list
         assert loss == pytest.approx(-math.log(p[0]), abs=1e-9)
         assert loss >= 0
 
+        sure = doubt(torch.tensor([row], dtype=torch.float64))[0]
+        assert sure == pytest.approx(1 - max(p), abs=1e-12)
+        assert 0 <= sure <= 2 / 3 + 1e-12
+
+
+def test_doubt_by_hand_and_beyond_the_rounding_of_one() -> None:
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0], [100.0, 0.0]])
+    assert doubt(logits).tolist() == pytest.approx([0.25, 0.5, math.exp(-100)], rel=1e-6)
+
 
 # The population attack
 
@@ -114,6 +126,16 @@ def test_members_found_at_one_percent_false_alarms_equal_the_slow_search(
     draws = random(seed)
     low, high = draws.integers(0, values, members) / 7, draws.integers(0, values, others) / 7 + values / 20
     assert population_attack(low, high).tpr_at_1_percent_fpr == slow_tpr(low, high, 0.01)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 1500))
+def test_the_other_rates_equal_the_slow_search_too(seed: int, members: int, others: int) -> None:
+    draws = random(seed)
+    low, high = draws.integers(0, 60, members) / 7, draws.integers(0, 60, others) / 7
+    found = population_attack(low, high)
+    assert found.tpr_at_tenth_percent_fpr == slow_tpr(low, high, 0.001)
+    assert found.reversed_tpr_at_1_percent_fpr == pytest.approx(slow_tpr(-low, -high, 0.01))
+    assert found.told == pytest.approx(max(found.auc, population_attack(-low, -high).auc))
 
 
 def test_one_false_alarm_in_a_hundred_is_one_percent_and_in_99_is_more() -> None:
@@ -271,6 +293,52 @@ def test_a_draw_of_one_kind_alone_is_refused() -> None:
         entropy_attack(np.linspace(0, 1, 5000), np.ones(1), np.ones(1), seed=0, most=3)
 
 
+# The balanced entropy attack
+
+
+@given(st.integers(0, 10_000), st.integers(2, 60), st.integers(2, 60), st.floats(-3, 3))
+def test_the_balanced_attack_calls_what_scikit_learns_logistic_regression_calls(
+    seed: int, members: int, others: int, apart: float
+) -> None:
+    draws = random(seed)
+    retain, holdout = draws.normal(size=members), draws.normal(apart, size=others)
+    asked = draws.normal(apart / 2, 2, size=50)
+    order = np.random.default_rng(seed)
+    mine, theirs = order.permutation(retain), order.permutation(holdout)
+    fitted = LogisticRegression(class_weight="balanced", tol=1e-10, max_iter=10_000).fit(
+        np.concatenate([mine[::2], theirs[::2]])[:, None],
+        np.concatenate([np.ones(len(mine[::2])), np.zeros(len(theirs[::2]))]),
+    )
+    margins = fitted.decision_function(asked[:, None])
+    found = balanced_entropy_attack(retain, holdout, asked, seed=seed)
+    unsure = np.mean(np.abs(margins) < 1e-5)
+    assert found.called == pytest.approx(np.mean(margins > 0), abs=unsure + 1e-12)
+
+
+def test_the_balanced_attack_is_blind_to_how_many_rows_a_side_has() -> None:
+    draws = random(0)
+    retain, holdout, asked = draws.normal(0, 1, 4000), draws.normal(1, 1, 200), draws.normal(1, 1, 1000)
+    found = balanced_entropy_attack(retain, holdout, asked, seed=0)
+    assert found.called == pytest.approx(0.31, abs=0.06)  # P(N(1, 1) < 1/2) = 0.309
+    assert found.accuracy == pytest.approx(0.69, abs=0.06)
+
+
+def test_the_balanced_attack_reports_chance_on_random_entropies_and_certainty_apart() -> None:
+    draws = random(1)
+    chance = balanced_entropy_attack(draws.random(2000), draws.random(2000), draws.random(10), seed=0)
+    assert chance.accuracy == pytest.approx(0.5, abs=0.05)
+    apart = balanced_entropy_attack(np.linspace(0, 1, 40), np.linspace(90, 91, 9), np.array([0.5, 90.0]), seed=0)
+    assert (apart.called, apart.accuracy) == (0.5, 1.0)
+
+
+def test_the_balanced_attack_refuses_too_few_rows_and_nan() -> None:
+    ok = np.zeros(2)
+    with pytest.raises(ValueError, match="got 1, 2, 2"):
+        balanced_entropy_attack(np.zeros(1), ok, ok, seed=0)
+    with pytest.raises(ValueError, match="NaN"):
+        balanced_entropy_attack(ok, ok, np.array([np.nan]), seed=0)
+
+
 # The report
 
 
@@ -302,7 +370,11 @@ def test_the_report_asks_both_questions_of_both_models_with_every_statistic() ->
     assert set(found.curves) == keys
     assert set(found.standard_errors) == {f"membership_auc.{key}" for key in keys}
     assert set(found.metrics) == (
-        {f"{metric}.{key}" for metric in ("membership_auc", "membership_tpr_at_1_percent_fpr") for key in keys}
+        {
+            f"membership_{score}.{key}"
+            for score in ("auc", "tpr_at_1_percent_fpr", "tpr_at_tenth_percent_fpr")
+            for key in keys
+        }
         | {"entropy_attack.forget.original", "entropy_attack.forget.unlearned"}
     )
     for name in STATISTICS:

@@ -263,3 +263,13 @@ def test_a_retrained_model_adds_bounds_of_distances_from_it_and_takes_none_away(
             if name.startswith(("forget", "membership")):
                 assert beside[name].low is not None  # forgetting too much is a distance as well
                 assert beside[name].high == -(beside[name].low or 0)
+
+
+def test_whatever_is_known_to_be_wrong_fails_and_comes_first_in_its_own_words() -> None:
+    metrics = {"weights_changed": 1.0}
+    policy = {"weights_changed": CLASS_POLICY["weights_changed"]}
+    assert judge(metrics, {}, policy, findings=[]).outcome == "pass"
+    verdict = judge(metrics, {}, policy, findings=[{"code": "head_only", "sentence": "only the head changed"}])
+    assert verdict.outcome == "fail"
+    assert verdict.reasons == ["only the head changed"]
+    assert [gate.metric for gate in verdict.gates] == ["finding.head_only", "weights_changed"]

@@ -84,3 +84,16 @@ def test_the_closing_names_the_first_failure_even_after_a_doubt() -> None:
     assert [gate.outcome for gate in verdict.gates] == ["inconclusive", "fail", "fail"]
     said = plain(closing(verdict))
     assert said == "Membership-attack AUC on examples is 0.900, above the allowed 0.6. One more gate failed."
+
+
+def test_a_finding_is_told_in_its_own_words() -> None:
+    verdict = judge(
+        {"weights_changed": 1.0},
+        {},
+        {"weights_changed": CLASS_POLICY["weights_changed"]},
+        findings=[{"code": "head_only", "sentence": "only head changed"}],
+    )
+    gate = verdict.gates[0]
+    assert label(gate.metric) == "signs of a change of the output layer alone"
+    assert (amount(gate.metric, gate.value), allowed(gate.metric, gate.low, gate.high)) == ("found", "none")
+    assert closing(verdict) == "Only head changed."
