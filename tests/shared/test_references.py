@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearning import references
@@ -91,6 +91,7 @@ def test_the_key_of_a_reference_never_changes() -> None:
     assert fixed.key == hashlib.sha256(text.encode()).hexdigest()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**9), max_size=20), st.integers(0, 10**9))
 def test_the_digest_of_rows_is_that_of_their_set(rows: list[int], other: int) -> None:
     digest = rows_digest(rows)
