@@ -42,6 +42,7 @@ def overfitted() -> Audit:
 # Confidence and splits
 
 
+@settings(deadline=None)
 @given(st.floats(1e-9, 30))
 def test_phi_is_the_logit_of_the_probability(loss: float) -> None:
     assert phi(np.array([loss]))[0] == pytest.approx(-loss - math.log(-math.expm1(-loss)))
@@ -56,6 +57,7 @@ def test_phi_of_certain_and_impossible_rows_is_finite_and_ordered() -> None:
     assert found[2] == pytest.approx(0)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 50), st.integers(0, 20), st.integers(0, 100))
 def test_a_pair_of_shadows_takes_a_half_and_its_complement(rows: int, pair: int, seed: int) -> None:
     one, other = (taught(rows, 2 * pair + side, seed=seed) for side in (0, 1))

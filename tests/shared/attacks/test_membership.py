@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -128,6 +128,7 @@ def test_members_found_at_one_percent_false_alarms_equal_the_slow_search(
     assert population_attack(low, high).tpr_at_1_percent_fpr == slow_tpr(low, high, 0.01)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 1500))
 def test_the_other_rates_equal_the_slow_search_too(seed: int, members: int, others: int) -> None:
     draws = random(seed)
@@ -296,6 +297,7 @@ def test_a_draw_of_one_kind_alone_is_refused() -> None:
 # The balanced entropy attack
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(2, 60), st.floats(-3, 3))
 def test_the_balanced_attack_calls_what_scikit_learns_logistic_regression_calls(
     seed: int, members: int, others: int, apart: float

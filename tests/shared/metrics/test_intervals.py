@@ -88,6 +88,7 @@ def test_the_size_of_a_chunk_changes_nothing_and_a_seed_repeats(monkeypatch: pyt
     assert auc_interval(one, other, seed=4, draws=40) != whole
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=10), st.sampled_from([0.5, 0.9, 0.99]))
 def test_the_seed_interval_is_scipys_t_interval(values: list[float], level: float) -> None:
     found = seed_interval(values, level=level)

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -85,6 +85,7 @@ def test_the_target_is_a_share_of_the_originals_accuracy_and_meeting_it_at_once_
 curves = st.lists(st.floats(0, 1), min_size=2, max_size=12).map(lambda values: curve(*values))
 
 
+@settings(deadline=None)
 @given(curves, curves, st.floats(0, 1), st.integers(1, 4))
 def test_fewer_looks_only_widen_an_index(one: RelearnCurve, other: RelearnCurve, target: float, every: int) -> None:
     def thin(dense: RelearnCurve) -> RelearnCurve:
@@ -109,6 +110,7 @@ def test_fewer_looks_only_widen_an_index(one: RelearnCurve, other: RelearnCurve,
     assert exact.low <= exact.high
 
 
+@settings(deadline=None)
 @given(curves)
 def test_a_curve_against_itself_gives_one_or_nothing_and_no_area(one: RelearnCurve) -> None:
     index = anamnesis_index(one, one, original_accuracy=0.5)
@@ -136,9 +138,9 @@ def test_what_is_no_curve_target_or_setting_is_refused() -> None:
         relearn_time(curve(0, 1), math.nan)
     with pytest.raises(ValueError, match="alpha"):
         anamnesis_index(curve(0, 1), curve(0, 1), original_accuracy=1, alpha=1)
-    for settings in ({"updates": 0}, {"batch_size": 0}, {"every": 0}, {"learning_rate": 0.0}):
+    for wrong in ({"updates": 0}, {"batch_size": 0}, {"every": 0}, {"learning_rate": 0.0}):
         with pytest.raises(ValueError, match="must be"):
-            RelearnConfig(**settings)  # type: ignore[arg-type]
+            RelearnConfig(**wrong)  # type: ignore[arg-type]
 
 
 # Training again
