@@ -6,11 +6,15 @@ come from `training.predict` and `losses.point`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from unlearning.attacks.membership import Array, Roc, population_attack
+from unlearning.attacks.membership import Array, MembershipReport, Roc, population_attack
+from unlearning.losses import point
+from unlearning.metrics.classification import Outputs
 
 
 def absolute_residuals(predictions: Tensor, targets: Tensor) -> Array:
@@ -78,3 +82,41 @@ def published_residual_attack(retain: Array, holdout: Array, forget: Array, *, s
         np.concatenate([members, others])[:, None], np.repeat([1, 0], count)
     )
     return float(np.mean(classifier.predict(draw.permutation(forget)[:most, None])))
+
+
+def residual_attacks(
+    models: Mapping[str, Mapping[str, Outputs]], *, quantiles: Sequence[float] = (), seed: int
+) -> MembershipReport:
+    """Both attacks on every model, named as those on classifiers: "membership_auc.residual.forget.unlearned", ...
+
+    The exact attack asks two questions of each model. "forget": are forgotten training rows told from held-out rows of
+    the same kind? After unlearning chance is wanted, and both sides of it count. "retain": are retained training rows
+    told from held-out ones? On the original this is the positive control.
+
+    Args:
+        models: "original" and "unlearned", each with its outputs on retain.train, retain.test, forget.train and,
+            when there are held-out rows of the forgotten kind, forget.test (else retain.test stands in).
+        quantiles: What the outputs are quantiles of; the one nearest to the median is judged.
+        seed: Of the published attack's draws: "residual_attack.forget.unlearned", ...
+    """
+    metrics: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    curves: dict[str, Roc] = {}
+    for model, outputs in models.items():
+        residuals = {
+            name: absolute_residuals(point(one.logits, quantiles), one.targets) for name, one in outputs.items()
+        }
+        metrics[f"residual_attack.forget.{model}"] = published_residual_attack(
+            residuals["retain.train"], residuals["retain.test"], residuals["forget.train"], seed=seed
+        )
+        unseen = residuals.get("forget.test", residuals["retain.test"])
+        for asked, members, others in (
+            ("forget", residuals["forget.train"], unseen),
+            ("retain", residuals["retain.train"], residuals["retain.test"]),
+        ):
+            key = f"residual.{asked}.{model}"
+            roc = curves[key] = residual_attack(members, others)
+            metrics[f"membership_auc.{key}"] = roc.auc
+            metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
+            errors[f"membership_auc.{key}"] = roc.auc_standard_error
+    return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)
