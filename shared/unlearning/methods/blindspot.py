@@ -52,8 +52,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "blind_epochs": 2,
+        "blind_optimiser": "adam",
         "blind_learning_rate": 1e-2,
         "blind_schedule": "constant",
+        "blind_batch_size": 256,
         "attention_weight": 50.0,
         "forget_share": 0.0,
         "learning_rate": 1e-3,

@@ -213,7 +213,7 @@ def test_the_published_settings_and_what_is_refused() -> None:
     facts = Facts.of(rows=10_000, input_shape=(6,), recipe={"loss": "l1", "epochs": 100})
     config = configure({"preset": "paper"}, facts)
     assert (config.blind_epochs, config.epochs, config.attention_weight) == (2, 1, 50.0)
-    assert (config.learning_rate, config.blind_learning_rate, config.batch_size) == (1e-3, 1e-2, 256)
+    assert (config.learning_rate, config.blind_learning_rate, config.blind_batch_size) == (1e-3, 1e-2, 256)
     assert (config.forget_share, config.schedule) == (0.0, "constant")
     assert configure({"preset": "paper", "blind_epochs": 10}, facts).blind_epochs == 10
     with pytest.raises(UsageError, match="forget_share must be in"):
