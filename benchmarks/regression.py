@@ -180,7 +180,7 @@ def stsb(length: int = 12) -> Data:
         counts.append(len(rows))
     targets = torch.tensor(scores)
     return Data(
-        samples=TensorSamples(torch.tensor(pairs, dtype=torch.float32), targets, mean=[0.0, 0.0], std=[1.0, 1.0]),
+        samples=TensorSamples(torch.tensor(pairs, dtype=torch.float32), targets, mean=[0.0], std=[1.0]),
         train=torch.arange(counts[0]),
         test=torch.arange(counts[0], len(scores)),
         gone=targets < 2,
@@ -225,7 +225,7 @@ def ett() -> Data:
     inputs = torch.stack([(hours[start : start + SEEN] - mean) / std for start in starts])
     targets = torch.stack([hours[start + SEEN : start + SEEN + AHEAD, -1] for start in starts])
     return Data(
-        samples=TensorSamples(inputs, targets / 10, mean=[0.0] * SEEN, std=[1.0] * SEEN),
+        samples=TensorSamples(inputs, targets / 10, mean=[0.0], std=[1.0]),
         train=torch.where(~held_out)[0],
         test=torch.where(held_out)[0],
         gone=torch.tensor([months[start] in ("2016-07", "2016-08") for start in starts]),

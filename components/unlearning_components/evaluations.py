@@ -120,7 +120,7 @@ def attacked(outputs: Mapping[str, Mapping[str, Outputs]], *, card: ModelCard, s
     """Membership inference against both models: by what a classifier says, by how far off a regressor is."""
     if card.task != "regression":
         return membership_attacks(outputs, seed=seed)
-    return residual_attacks(compare_regressors(outputs, quantiles=quantiles_of(card)).residuals, seed=seed)
+    return residual_attacks(outputs, quantiles=quantiles_of(card), seed=seed)
 
 
 def quantiles_of(card: ModelCard) -> tuple[float, ...]:

@@ -102,7 +102,7 @@ def run_report(
         rows={name: count for name, count in counts.items() if count},
         metrics=evaluation["metrics"] | attacks["metrics"],
         per_class=[_class_row(row) for row in evaluation["per_class"]],
-        reference=_reference(folders, original.digest).format(of=ALIKE[meta["request"]]),
+        reference=_reference(folders).format(of=ALIKE[meta["request"]]),
         notes=read_json(notes)["notes"] if notes and notes.exists() else {},
         not_claimed=NOT_CLAIMED,
         attacks=_attack_rows(attacks),
@@ -112,12 +112,12 @@ def run_report(
     )
 
 
-def _reference(folders: Mapping[str, Path], original: str) -> str:
+def _reference(folders: Mapping[str, Path]) -> str:
     if "retrained" not in folders:
         return REFERENCE
     bundle = read_bundle(folders["retrained"])
-    ours = bundle.card.parent == original and (bundle.card.method or {}).get("name") == "retrain"
-    which = "trained here, by the original's recipe" if ours else "given, and taken to be what its name says"
+    ours = (bundle.card.method or {}).get("name") == "retrain"
+    which = "by the original's recipe" if ours else "given, and taken to be what its name says"
     return RETRAINED.replace("{which}", f"{which}, sha256 {bundle.digest[:12]}")
 
 

@@ -18,6 +18,8 @@ def retrain(
 ) -> None:
     """Train a new network on all retain rows by the original's recipe, fetch one that was, or pass.
 
+    What was trained is kept in the object store by what it was made from, and taken from there the next time.
+
     Args:
         original: Its card has the architecture and the recipe.
         forget: What the reference must not see.
@@ -37,13 +39,22 @@ def retrain(
             Path(retrained.path).mkdir(parents=True, exist_ok=True)
         return
 
+    from unlearning import references
     from unlearning.config import as_plain
     from unlearning.methods import METHODS
     from unlearning.models.bundle import load_bundle, read_bundle
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
     from unlearning_components.handover import forgotten_card, save_child
-    from unlearning_components.surroundings import check_fit, facts, fetch_manifest, fetch_model, task_for
+    from unlearning_components.surroundings import (
+        check_fit,
+        facts,
+        fetch_manifest,
+        fetch_model,
+        left_out,
+        store,
+        task_for,
+    )
 
     with stage(run, "retrain") as record:
         data = fetch_manifest(manifest)
@@ -57,6 +68,19 @@ def retrain(
         network, card = load_bundle(Path(original.path))
         config = row.configure({}, facts(card, forget.path, retain.path, data))
         record.params({f"retrain.{name}": value for name, value in as_plain(config).items()})
+        wanted = references.Reference(
+            manifest_sha256=data.digest,
+            left_out_sha256=references.rows_digest(left_out(retain.path, data)),
+            architecture=card.architecture,
+            arguments=card.arguments,
+            recipe=as_plain(config),
+            seed=seed,
+        )
+        if (kept := references.find(store(), wanted)) is not None:
+            bundle = references.fetch(store(), kept, Path(retrained.path))
+            retrained.metadata.update({"digest": bundle.digest, "architecture": card.architecture})
+            record.params({"reference": "bank", "digest": bundle.digest})
+            return
         model, course = row.stage("distill")(
             network.to(best_device()),
             task_for(row.reads, card, data, forget.path, retain.path, every_row=True),
@@ -68,3 +92,4 @@ def retrain(
         record.history({"retrain_loss": losses})
         after = forgotten_card(read_bundle(Path(original.path)), forget.path, data, "retrain", config, seed)
         retrained.metadata.update(save_child(model, after, retrained.path, len(losses)))
+        references.save(store(), wanted, Path(retrained.path))

@@ -169,6 +169,19 @@ def selected(folder: str, manifest: Manifest) -> dict[str, Any]:
     return rows
 
 
+def left_out(retain: str, manifest: Manifest) -> list[int]:
+    """Training rows that a model retrained for this selection does not see: forgotten now, or before.
+
+    Args:
+        retain: The selection's artifact, as a folder.
+        manifest: The data set.
+    """
+    import numpy as np
+
+    rows: list[int] = np.setdiff1d(manifest.rows("train"), selected(retain, manifest)["retain"]).tolist()
+    return rows
+
+
 def request_for(kind: str, targets: Sequence[Any]) -> ForgetRequest:
     """What a pipeline was asked to forget. Lists that pass through a pipeline turn 3 into 3.0, which means "3" again.
 

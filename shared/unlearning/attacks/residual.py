@@ -6,13 +6,15 @@ come from `training.predict` and `losses.point`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unlearning.attacks.membership import Array, MembershipReport, Roc, add_gaps, population_attack
+from unlearning.losses import point
+from unlearning.metrics.classification import Outputs
 
 
 def absolute_residuals(predictions: Tensor, targets: Tensor) -> Array:
@@ -82,37 +84,38 @@ def published_residual_attack(retain: Array, holdout: Array, forget: Array, *, s
     return float(np.mean(classifier.predict(draw.permutation(forget)[:most, None])))
 
 
-def residual_attacks(residuals: Mapping[str, Mapping[str, Array]], *, seed: int) -> MembershipReport:
-    """The published attack, and the exact one on forget and on retain rows, of both models.
+def residual_attacks(
+    models: Mapping[str, Mapping[str, Outputs]], *, quantiles: Sequence[float] = (), seed: int
+) -> MembershipReport:
+    """Both attacks on every model, named as those on classifiers: "membership_auc.residual.forget.unlearned", ...
 
-    "forget": are forgotten training rows told from held-out rows of their kind? After unlearning, chance (0.5) is
-    wanted, and both sides of it count. "retain": are retained training rows told from held-out ones? On the original
-    this is the positive control.
+    The exact attack asks two questions of each model. "forget": are forgotten training rows told from held-out rows of
+    the same kind? After unlearning chance is wanted, and both sides of it count. "retain": are retained training rows
+    told from held-out ones? On the original this is the positive control.
 
     Args:
-        residuals: "original" and "unlearned", perhaps "retrained", each with absolute residuals of retain.train,
-            retain.test, forget.train and, when the request has held-out rows of its own, forget.test (else retain.test
-            stands in).
-        seed: Of the published attack's draws.
-
-    Returns:
-        Names as for classifiers, with the statistic "residual".
+        models: "original" and "unlearned", perhaps "retrained", each with its outputs on retain.train, retain.test, forget.train and,
+            when there are held-out rows of the forgotten kind, forget.test (else retain.test stands in).
+        quantiles: What the outputs are quantiles of; the one nearest to the median is judged.
+        seed: Of the published attack's draws: "residual_attack.forget.unlearned", ...
     """
     metrics: dict[str, float] = {}
     errors: dict[str, float] = {}
     curves: dict[str, Roc] = {}
-    for model, sets in residuals.items():
+    for model, outputs in models.items():
+        residuals = {
+            name: absolute_residuals(point(one.logits, quantiles), one.targets) for name, one in outputs.items()
+        }
         metrics[f"residual_attack.forget.{model}"] = published_residual_attack(
-            sets["retain.train"], sets["retain.test"], sets["forget.train"], seed=seed
+            residuals["retain.train"], residuals["retain.test"], residuals["forget.train"], seed=seed
         )
-        unseen = sets.get("forget.test", sets["retain.test"])
+        unseen = residuals.get("forget.test", residuals["retain.test"])
         for asked, members, others in (
-            ("forget", sets["forget.train"], unseen),
-            ("retain", sets["retain.train"], sets["retain.test"]),
+            ("forget", residuals["forget.train"], unseen),
+            ("retain", residuals["retain.train"], residuals["retain.test"]),
         ):
-            roc = residual_attack(members, others)
             key = f"residual.{asked}.{model}"
-            curves[key] = roc
+            roc = curves[key] = residual_attack(members, others)
             metrics[f"membership_auc.{key}"] = roc.auc
             metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
             errors[f"membership_auc.{key}"] = roc.auc_standard_error

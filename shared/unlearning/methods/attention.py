@@ -93,7 +93,9 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
             handle.remove()  # type: ignore[attr-defined]
 
 
-def attended_modules(model: nn.Module, input_shape: Sequence[int], *, hidden: bool = False) -> tuple[str, ...]:
+def attended_modules(
+    model: nn.Module, input_shape: Sequence[int], *, hidden: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[str, ...]:
     """Names of the modules whose outputs are a network's attention maps: those of its convolution blocks, in order.
 
     A block is a module of its own class (not a mere sequence) that maps images to images and holds a convolution:
@@ -106,6 +108,7 @@ def attended_modules(model: nn.Module, input_shape: Sequence[int], *, hidden: bo
         input_shape: Of one input, without the batch.
         hidden: Whether a network without convolutions has attention too: by the same rule, of its recurrent and linear
             layers with the activation that follows, and of blocks that hold such. The network's own output is none.
+        dtype: Of an input: int64 for a network that reads token ids.
 
     Returns:
         Empty for a network without such blocks: a perceptron, a vision transformer, unless `hidden`.
@@ -119,7 +122,7 @@ def attended_modules(model: nn.Module, input_shape: Sequence[int], *, hidden: bo
     handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
         with evaluating(model), torch.no_grad():
-            outputs = model(torch.zeros((2, *input_shape), device=device_of(model)))
+            outputs = model(torch.zeros((2, *input_shape), dtype=dtype, device=device_of(model)))
     finally:
         for handle in handles:
             handle.remove()

@@ -5,7 +5,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from unlearning.attacks.residual import absolute_residuals, published_residual_attack, residual_attack
+from unlearning.attacks.residual import (
+    absolute_residuals,
+    published_residual_attack,
+    residual_attack,
+    residual_attacks,
+)
+from unlearning.metrics.classification import Outputs
 
 
 def spread(count: int, scale: float, seed: int) -> np.ndarray:
@@ -60,3 +66,35 @@ def test_sets_that_are_empty_or_broken_are_refused() -> None:
         published_residual_attack(some, broken, some, seed=0)
     with pytest.raises(ValueError, match="NaN"):
         residual_attack(some, broken)
+
+
+def outputs(count: int, scale: float, seed: int) -> Outputs:
+    targets = torch.arange(count, dtype=torch.float32)
+    off = torch.from_numpy(spread(count, scale, seed)).float()
+    return Outputs(logits=torch.stack([targets - 9, targets + off, targets + 99], 1), targets=targets)
+
+
+def test_a_model_is_judged_by_its_median_on_every_set_and_its_memory_of_retain_rows_is_the_control() -> None:
+    sets = {"retain.train": (0.1, 0), "retain.test": (1.0, 1), "forget.train": (0.1, 2), "forget.test": (1.0, 3)}
+    remembers = {name: outputs(150, *how) for name, how in sets.items()}
+    forgot = remembers | {"forget.train": outputs(150, 1.0, 4)}
+    report = residual_attacks({"original": remembers, "unlearned": forgot}, quantiles=(0.1, 0.5, 0.9), seed=0)
+    assert report.metrics["membership_auc.residual.forget.original"] > 0.85
+    assert report.metrics["membership_auc.residual.retain.original"] > 0.85
+    assert abs(report.metrics["membership_auc.residual.forget.unlearned"] - 0.5) < 0.1
+    assert report.metrics["residual_attack.forget.original"] > report.metrics["residual_attack.forget.unlearned"] + 0.3
+    roc = report.curves["residual.forget.original"]
+    assert report.standard_errors["membership_auc.residual.forget.original"] == roc.auc_standard_error
+    exact = residual_attack(
+        *(
+            absolute_residuals(remembers[name].logits[:, 1], remembers[name].targets)
+            for name in ("forget.train", "forget.test")
+        )
+    )
+    assert roc.auc == exact.auc
+
+
+def test_without_held_out_rows_of_the_forgotten_kind_the_others_stand_in() -> None:
+    sets = {name: outputs(60, 1.0, seed) for seed, name in enumerate(("retain.train", "retain.test", "forget.train"))}
+    report = residual_attacks({"original": sets}, quantiles=(0.1, 0.5, 0.9), seed=0)
+    assert report.curves["residual.forget.original"].non_members == 60

@@ -214,3 +214,16 @@ def test_convolutions_over_time_have_maps_over_time() -> None:
     with recorded(model, names) as outputs, torch.no_grad():
         model(random(3, 1, 10))
     assert [tuple(attention_map(one).shape) for one in outputs.values()] == [(3, 8), (3, 6)]
+
+
+def test_a_network_that_reads_token_ids_is_asked_with_token_ids() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.memory, self.last = nn.Embedding(9, 4), nn.GRU(4, 6, batch_first=True), nn.Linear(6, 1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            score: Tensor = self.last(self.memory(self.words(ids))[0][:, -1])
+            return score
+
+    assert attended_modules(Reader(), (5,), hidden=True, dtype=torch.int64) == ("memory",)

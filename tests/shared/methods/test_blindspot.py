@@ -197,7 +197,7 @@ def test_the_rule_looks_at_the_recipe_and_at_the_number_of_rows() -> None:
     recipe = {"epochs": 100, "optimiser": "sgd", "learning_rate": 0.1, "weight_decay": 0.0, "batch_size": 512}
     recipe |= {"schedule": "constant", "loss": "l1", "augmentation": "shift", "clip_value": 0.5}
     config = configure({}, Facts.of(rows=50_000, input_shape=(3, 32, 32), recipe=recipe))
-    assert (config.blind_epochs, config.blind_optimiser, config.blind_learning_rate) == (20, "sgd", 0.1)
+    assert (config.blind_epochs, config.blind_optimiser, config.blind_learning_rate) == (30, "sgd", 0.1)
     assert (config.blind_batch_size, config.blind_schedule, config.blind_weight_decay) == (512, "constant", 0.0)
     assert (config.blind_augmentation, config.blind_clip_value, config.error) == ("shift", 0.5, "l1")
     assert (config.epochs, config.batch_size, config.learning_rate) == (5, 256, 3e-3)
@@ -213,7 +213,7 @@ def test_the_published_settings_and_what_is_refused() -> None:
     facts = Facts.of(rows=10_000, input_shape=(6,), recipe={"loss": "l1", "epochs": 100})
     config = configure({"preset": "paper"}, facts)
     assert (config.blind_epochs, config.epochs, config.attention_weight) == (2, 1, 50.0)
-    assert (config.learning_rate, config.blind_learning_rate, config.batch_size) == (1e-3, 1e-2, 256)
+    assert (config.learning_rate, config.blind_learning_rate, config.blind_batch_size) == (1e-3, 1e-2, 256)
     assert (config.forget_share, config.schedule) == (0.0, "constant")
     assert configure({"preset": "paper", "blind_epochs": 10}, facts).blind_epochs == 10
     with pytest.raises(UsageError, match="forget_share must be in"):
