@@ -28,7 +28,7 @@ from unlearning_components.reports import PACKAGES
 from unlearning_components.surroundings import fetch_manifest, open_for, subset, task_for
 
 GIVEN = "The retrained model was given, and taken to be what its name says."
-MADE = "The retrained model was trained here, on all rows but the forgotten ones, by the original's recipe."
+MADE = "The retrained model was trained on all rows but the forgotten ones, by the original's recipe."
 NOT_CLAIMED = (
     "That the nearest method here is the nearest on another model, another request or with other settings.",
     "That a method near the retrained model by these numbers has left no trace: these are few questions about outputs.",
@@ -107,8 +107,8 @@ def run_comparison(
         )
     )
     before, reference = (read_bundle(folders[name]) for name in REFERENCES)
-    made = reference.card.parent == before.digest and (reference.card.method or {}).get("name") == "retrain"
-    table = sorted(_rows(runs, summary["seconds.retrain"] if made else None), key=_distance)
+    made = (reference.card.method or {}).get("name") == "retrain"
+    table = sorted(_rows(runs, summary.get("retraining_seconds")), key=_distance)
     values = card.task == "regression"
     figure = method_comparison(
         [

@@ -39,6 +39,8 @@ def retrain(
             Path(retrained.path).mkdir(parents=True, exist_ok=True)
         return
 
+    import time
+
     from unlearning import references
     from unlearning.config import as_plain
     from unlearning.methods import METHODS
@@ -81,6 +83,7 @@ def retrain(
             retrained.metadata.update({"digest": bundle.digest, "architecture": card.architecture})
             record.params({"reference": "bank", "digest": bundle.digest})
             return
+        began = time.monotonic()
         model, course = row.stage("distill")(
             network.to(best_device()),
             task_for(row.reads, card, data, forget.path, retain.path, every_row=True),
@@ -88,6 +91,7 @@ def retrain(
             generator=generator(seed, "distill"),
             progress=Lines(),
         )
+        record.summary({"retraining_seconds": time.monotonic() - began})
         losses = course.histories["loss"]
         record.history({"retrain_loss": losses})
         after = forgotten_card(read_bundle(Path(original.path)), forget.path, data, "retrain", config, seed)

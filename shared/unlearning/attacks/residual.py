@@ -94,8 +94,9 @@ def residual_attacks(
     told from held-out ones? On the original this is the positive control.
 
     Args:
-        models: "original" and "unlearned", perhaps "retrained", each with its outputs on retain.train, retain.test, forget.train and,
-            when there are held-out rows of the forgotten kind, forget.test (else retain.test stands in).
+        models: "original" and "unlearned", perhaps "retrained", each with its outputs on retain.train, retain.test,
+            forget.train and, when there are held-out rows of the forgotten kind, forget.test (else retain.test stands
+            in).
         quantiles: What the outputs are quantiles of; the one nearest to the median is judged.
         seed: Of the published attack's draws: "residual_attack.forget.unlearned", ...
     """
