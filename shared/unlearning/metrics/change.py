@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unlearning.attacks.membership import entropy, population_attack
 from unlearning.methods.likeness import likeness
 from unlearning.metrics.accuracy import accuracy
 from unlearning.metrics.classification import Outputs, weights_changed
@@ -25,6 +26,12 @@ STILL = 1e-5
 
 KEPT_SKILL = 0.25
 """Less than this share of the accuracy above chance on retain rows: nothing is left of the model."""
+
+UNSURE = 0.9
+"""AUC of the entropies of forget rows, ours against a retrained model's; between two retrained ones 0.3 to 0.65."""
+
+FEWEST = 20
+"""Rows from which that AUC is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +64,9 @@ def diagnose(
       forgotten class is under another name, or never said.
     - `head_only`: the output layer alone changed: all features of what was to be forgotten are there.
     - `randomised`: on retain rows little above chance is left.
-    - `over_forgotten`: forget rows are answered worse than rows never seen: they stand out.
+    - `over_forgotten`: forget rows stand out. They are answered worse than unseen rows, or (with a reference) worse or
+      with less certainty than by a retrained model. The loss itself is not compared with the reference's: on classes
+      that no model was taught it differs between two retrained models as much as anywhere.
 
     Args:
         original: Parameters and buffers by name, as of `state_dict`.
@@ -207,5 +216,12 @@ def _over_forgotten(after: Mapping[str, Outputs], reference: Mapping[str, Output
             return Finding(
                 code="over_forgotten",
                 sentence=f"accuracy on forget rows is {ours:.3f}, a retrained model's {fair_share:.3f}: they stand out",
+            )
+        unsure = population_attack(entropy(theirs.logits), entropy(mine.logits)).auc
+        if unsure > UNSURE and len(mine.targets) >= FEWEST:
+            return Finding(
+                code="over_forgotten",
+                sentence=f"forget rows are answered with less certainty than by a retrained model (AUC of the entropy "
+                f"{unsure:.3f}, wanted 0.5): they stand out",
             )
     return None

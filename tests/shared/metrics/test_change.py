@@ -5,7 +5,8 @@ from functools import cache
 
 import pytest
 import torch
-from support.digits import GONE, RECIPE, Case, blank, case, trained
+import torch.nn.functional as F
+from support.digits import GONE, RECIPE, blank, case, trained
 from torch import Tensor, nn
 
 from unlearning.data.samples import Joined, Samples
@@ -80,16 +81,18 @@ def redrawn(head: nn.Linear, draws: torch.Generator) -> None:
     head.weight[GONE] = torch.randn(head.weight.shape[1], generator=draws) * head.weight.std()
 
 
-def unlearned_too_far(digits: Case, seed: int) -> nn.Module:
-    """The original, taught wrong answers for the forget rows and the right ones for the others."""
+def unlearned_too_far(kind: str, seed: int) -> nn.Module:
+    """The original, taught wrong answers for forget rows, or none at all for a forget class; the others stay right."""
+    digits = case(kind)
     forget, retain = digits.task.forget, digits.task.retain
     assert forget is not None
     assert retain is not None
     model = copy.deepcopy(digits.original)
-    wrong = Relabelled(forget, (forget.targets + 1) % 10)
+    wrong = F.one_hot((forget.targets + 1) % 10, 10).float() if kind == "rows" else torch.full((len(forget), 10), 0.1)
+    right = F.one_hot(retain.targets, 10).float()
     optimise(
         model,
-        Joined(wrong, retain),
+        Relabelled(Joined(forget, retain), torch.cat([wrong, right])),
         optimiser=torch.optim.Adam(model.parameters(), lr=RECIPE.learning_rate / 2),
         epochs=12,
         batch_size=64,
@@ -163,15 +166,17 @@ def test_a_model_with_random_weights_is_named_in_every_seed(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_rows_answered_worse_than_unseen_ones_are_named_in_every_seed() -> None:
+def test_rows_answered_worse_than_unseen_ones_and_classes_without_an_answer_are_named_in_every_seed() -> None:
     for seed in SEEDS:
-        model = unlearned_too_far(case("rows"), seed)
+        model = unlearned_too_far("rows", seed)
         assert codes(model, "rows") == ["over_forgotten"]
         assert codes(model, "rows", alone=True) == ["over_forgotten"]
+        assert codes(unlearned_too_far("class", seed), "class") == ["over_forgotten"]
 
 
-def test_one_such_model_is_named() -> None:
-    assert codes(unlearned_too_far(case("rows"), 0), "rows") == ["over_forgotten"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_such_model_is_named(kind: str) -> None:
+    assert codes(unlearned_too_far(kind, 0), kind) == ["over_forgotten"]
 
 
 def test_nan_anywhere_is_named_alone() -> None:
