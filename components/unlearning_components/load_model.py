@@ -27,11 +27,11 @@ def load_model(
         original: The checked bundle.
         model: models:/NAME@ALIAS, models:/NAME/VERSION, an object-store address or a folder of a bundle.
         method: The unlearning method; refused when it cannot serve the request.
-        request: What is forgotten: class, subject, sample or target.
+        request: What is forgotten: class, subject, sample, target or period.
         pipeline: Name of the pipeline, for the run.
         job: Id of this pipeline run; a retry with the same id continues the same MLflow run.
         manifest: The data set, for the run.
-        targets: The classes, or ranges of the target, to forget, for the run.
+        targets: The classes, ranges of the target or periods to forget, for the run.
         retain_per_class: Most retain rows of each class that the method may use, for the run.
         seed: Of every random choice, for the run.
         policy: The gate's bounds, checked here so that a mistake in them costs no training.
@@ -44,6 +44,7 @@ def load_model(
     import time
     from pathlib import Path
 
+    from unlearning.data.selection import SPOKEN
     from unlearning.methods import method as method_named
     from unlearning.policy.gates import policy_for, policy_with
     from unlearning_components.surroundings import fetch_model, stage, tracker
@@ -62,7 +63,7 @@ def load_model(
         "reference": reference,
         "retain_per_class": retain_per_class,
         "seed": seed,
-        **({"forget": targets} if request in ("class", "target") else {}),
+        **({"forget": targets} if request in SPOKEN else {}),
     }
     run = runs.open_run(pipeline, job, parameters, {"unlearning.pipeline": pipeline})
     print(f"tracked as MLflow run {run}")

@@ -28,6 +28,7 @@ ALIKE = {
     "subject": "of the same people, or of others",
     "sample": "of the same data set",
     "target": "in the same range",
+    "period": "of the same time",
 }
 NOT_CLAIMED = (
     "That nothing about the forgotten rows remains in the weights: a low accuracy and a blind membership attack show "

@@ -28,22 +28,22 @@ def select(
         holdout: Held-out rows, apart for what is forgotten and what is not.
         run: The pipeline's MLflow run.
         manifest: A source such as "digits", or the address of a .parquet manifest.
-        request: class, subject, sample or target.
-        targets: Class names (or indices), or ranges of the target: "0:80".
+        request: class, subject, sample, target or period.
+        targets: Class names (or indices), ranges of the target ("0:80"), or periods ("2017-03").
         ids: For other requests: address of a text file with one id on each line, or "share:0.04".
         retain_per_class: Most retain rows of each class that the method may use; 0 for all.
         seed: Of the draw of those rows.
     """
     from pathlib import Path
 
-    from unlearning.data.selection import write_rows
+    from unlearning.data.selection import SPOKEN, write_rows
     from unlearning.models.bundle import read_bundle
     from unlearning_components.surroundings import fetch_manifest, ids_at, rows_for, stage
 
     with stage(run, "select") as record:
         data = fetch_manifest(manifest)
         card = read_bundle(Path(original.path)).card
-        wanted = targets if request in ("class", "target") else ids_at(ids, data, request, seed=seed)
+        wanted = targets if request in SPOKEN else ids_at(ids, data, request, seed=seed)
         chosen = rows_for(card, data, request, wanted, retain_per_class=retain_per_class, seed=seed)
         parts = ("forget", "retain", "available", "holdout_forget", "holdout_retain", "calibration")
         rows = {part: getattr(chosen, part) for part in parts}

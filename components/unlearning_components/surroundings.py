@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from unlearning.data.manifest import Manifest
-    from unlearning.data.samples import Samples, TensorSamples
+    from unlearning.data.samples import Samples
     from unlearning.data.selection import ForgetRequest, RowNumbers, Selection
     from unlearning.methods.task import Task
     from unlearning.metrics.classification import Outputs
@@ -132,14 +132,12 @@ def check_fit(card: ModelCard, manifest: Manifest) -> None:
         )
 
 
-def open_for(card: ModelCard, manifest: Manifest) -> TensorSamples:
-    """The manifest's samples, normalised as the model wants them."""
-    from unlearning.data.samples import TensorSamples
+def open_for(card: ModelCard, manifest: Manifest) -> Samples:
+    """The manifest's samples, scaled as the model wants them."""
     from unlearning.data.sources import open_samples
 
     check_fit(card, manifest)
-    samples = open_samples(manifest)
-    return TensorSamples(samples.inputs, samples.targets, mean=card.mean or (0.0,), std=card.std or (1.0,))
+    return open_samples(manifest, scaling=card.scaling)
 
 
 def subset(samples: Samples, folder: str, name: str, manifest: Manifest) -> Samples:

@@ -25,9 +25,10 @@ def delete_regression(
     Args:
         model: models:/NAME@ALIAS, models:/NAME/VERSION, or the address of a bundle.
         manifest: A data source such as "diabetes", or the address of a .parquet manifest.
-        request: What is forgotten: target (ranges of the value), sample or subject.
-        forget: Ranges of the target, when the request is target: "0:80" means from 0 to below 80; ":80" and "80:" are
-            open on one side.
+        request: What is forgotten: target (ranges of the value), period (of time), sample or subject.
+        forget: When the request is target, ranges of it: "0:80" means from 0 to below 80; ":80" and "80:" are open on
+            one side. When it is period, months, days or hours ("2017-03", "2017-03-01T05"), or ranges of them
+            ("2017-03-01/2017-03-08", the last one left out).
         ids: Otherwise: address of a text file with one id on each line, exactly as the manifest has them; ids do not
             belong into parameters. Or "share:0.1": that share of the rows or people, at random, to try it out.
         register_as: The registered model that gets the new version.

@@ -48,18 +48,23 @@ def card_to_train(
     """The card of a model that is yet to be trained on a manifest."""
     from unlearning.models.bundle import ModelCard
 
+    outputs = outputs_for(data.card, recipe)
     return ModelCard(
         architecture=architecture,
         arguments=dict(arguments),
-        input_shape=data.card.input_shape,
-        outputs=outputs_for(data.card, recipe),
-        classes=data.card.classes,
+        outputs=outputs,
+        recipe=dict(recipe),
+        fill=data.card.fill,
         mean=data.card.mean,
         std=data.card.std,
-        task=data.card.task,
-        manifest_sha256=data.digest,
-        recipe=dict(recipe),
+        **_of_data(data),
     )
+
+
+def _of_data(data: Manifest) -> dict[str, Any]:
+    """What a model's card takes from the manifest that the model is for."""
+    taken = ("input_shape", "classes", "task", "features", "target_name", "target_unit")
+    return {"manifest_sha256": data.digest, **{name: getattr(data.card, name) for name in taken}}
 
 
 def outputs_for(data: DataCard, recipe: Mapping[str, Any]) -> int:
@@ -184,14 +189,12 @@ def import_model(
     card = ModelCard(
         architecture=architecture,
         arguments=dict(arguments),
-        input_shape=data.card.input_shape,
         outputs=len(data.card.classes) or data.card.horizon,
-        classes=data.card.classes,
+        recipe={"fine_tuned": True} if fine_tuned else None,
+        fill=data.card.fill,
         mean=tuple(mean) or data.card.mean,
         std=tuple(std) or data.card.std,
-        task=data.card.task,
-        manifest_sha256=data.digest,
-        recipe={"fine_tuned": True} if fine_tuned else None,
+        **_of_data(data),
     )
     runs = tracker()
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:

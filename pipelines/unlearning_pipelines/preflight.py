@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearning.config import nearest
-from unlearning.data.selection import KINDS
+from unlearning.data.selection import KINDS, SPOKEN
 from unlearning.errors import UsageError
 from unlearning.methods import METHODS, candidates, method, settings_by_method
 from unlearning.policy.gates import policy_for, policy_with
@@ -86,8 +86,8 @@ def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard |
     request = parameters.get("request", "class")
     if request not in KINDS:
         raise UsageError(f'request is "{request}"{nearest(request, KINDS)} (valid: {", ".join(KINDS)})')
-    if request in ("class", "target") and "forget" not in parameters:
-        other = "for classes run delete_class" if request == "class" else "for ranges of values run delete_regression"
+    if request in SPOKEN and "forget" not in parameters:
+        other = "for classes run delete_class" if request == "class" else "for values and periods run delete_regression"
         raise UsageError(f"{pipeline} forgets rows and people (request=sample or subject): {other}")
     if "register_as" in parameters:
         check_name(parameters["register_as"])
@@ -102,7 +102,7 @@ def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard |
     if parameters["reference"] not in ("none", "train"):
         check_fit(_card_at(parameters["reference"]), data)
     amount = {"retain_per_class": parameters.get("retain_per_class", 1), "seed": parameters["seed"]}
-    named = request in ("class", "target")
+    named = request in SPOKEN
     wanted = parameters["forget"] if named else ids_at(parameters["ids"], data, request, seed=parameters["seed"])
     rows = rows_for(card, data, request, wanted, **amount)
     facts = facts_of(card, rows.forget_classes, data.targets()[rows.available])

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,9 +15,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unlearning.config import build, nearest
+from unlearning.data.card import MOST_CARD_BYTES, SCHEMA, UNSAFE, DataCard, Scaling
 from unlearning.errors import DataError, UsageError
 
-SCHEMA = "unlearning-manifest/1"
+__all__ = [
+    "LONGEST",
+    "MOST_ROWS",
+    "SCHEMA",
+    "SPLITS",
+    "DataCard",
+    "Manifest",
+    "Scaling",
+    "decoded",
+    "number_texts",
+    "read_manifest",
+    "read_parquet",
+    "write_manifest",
+]
 SPLITS = ("train", "test", "validation")
 LONGEST = {"sample_id": 256, "subject_id": 256, "target": 256, "split": 16, "location": 4096}
 """The columns in their order, with the most characters that a value may have."""
@@ -29,65 +40,6 @@ MOST_ROWS = 50_000_000
 _MOST_FILE_BYTES = 2 << 30
 _MOST_UNPACKED_BYTES = 8 << 30
 _MOST_COLUMN_BYTES = (1 << 31) - 1
-_MOST_CARD_BYTES = 4 << 20
-
-# Control characters, line separators and those that turn the writing direction: they forge logs and reports.
-_UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
-_UNSAFE_TEXT = re.compile(f"{_UNSAFE[:-1]}\ud800-\udfff]")
-_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
-
-
-@dataclass(frozen=True)
-class DataCard:
-    """What holds for all samples of a data set; checked when made.
-
-    Attributes:
-        source: Where the samples lie, as `make_manifest` takes it: "digits", "npz:/data/set.npz".
-        task: "classification".
-        classes: Class names in the order of their indices; at least two.
-        input_shape: (C, H, W) of images, (D,) of features.
-        mean: Per channel or feature, of values scaled to 0..1 where the inputs are uint8.
-        std: Likewise; > 0.
-        source_sha256: Of the source as it was listed, or "" when unknown.
-        name: For people; may be "".
-    """
-
-    source: str
-    task: str
-    classes: tuple[str, ...]
-    input_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    source_sha256: str = ""
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        for field, kind in (("classes", str), ("input_shape", int), ("mean", float), ("std", float)):
-            object.__setattr__(self, field, tuple(kind(value) for value in getattr(self, field)))
-        if self.task != "classification":
-            raise DataError(f'the task must be "classification", got {self.task[:40]!r}')
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise DataError(f"a data card needs two or more different class names, got {len(self.classes)} names")
-        texts = (("source", self.source, 4096), ("name", self.name, 256), *(("class", c, 256) for c in self.classes))
-        for what, text, longest in texts:
-            if len(text) > longest or _UNSAFE_TEXT.search(text) or (not text and what != "name"):
-                raise DataError(f"a {what} name has 1 to {longest} characters and no control characters, one differs")
-        if len(self.input_shape) not in (1, 3) or min(self.input_shape) < 1:
-            raise DataError(f"the input shape must be (C, H, W) or (features,), got {self.input_shape}")
-        if not len(self.mean) == len(self.std) == self.input_shape[0]:
-            sizes = f"{len(self.mean)} means and {len(self.std)} deviations"
-            raise DataError(f"{self.input_shape[0]} channels or features need as many, got {sizes}")
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
-            raise DataError("means must be finite and deviations finite and above 0: make the manifest again")
-        if not _SHA256.fullmatch(self.source_sha256):
-            raise DataError("source_sha256 must be 64 lower-case hexadecimal digits or empty")
-        if len(self.as_json()) > _MOST_CARD_BYTES:
-            raise DataError(f"the data card may have {_MOST_CARD_BYTES} bytes: use fewer classes or features")
-
-    def as_json(self) -> bytes:
-        """The canonical text: sorted keys, no spaces, UTF-8."""
-        record = {"schema": SCHEMA, **asdict(self)}
-        return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 class Manifest:
@@ -95,8 +47,9 @@ class Manifest:
 
     Args:
         card: What holds for all samples.
-        table: Text columns `sample_id` (unique), `subject_id` (may be null), `target` (a class name), `split`
-            ("train", "test" or "validation") and `location` (row number or relative path in the source).
+        table: Text columns `sample_id` (unique), `subject_id` (may be null), `target` (a class name, or a
+            number as `number_texts` writes it), `split` ("train", "test" or "validation") and `location` (row number or
+            relative path in the source).
 
     Raises:
         DataError: For other columns or types, and for the first row that breaks a rule, by its number from 0.
@@ -118,8 +71,13 @@ class Manifest:
             total.update(len(part).to_bytes(8, "little") + part)
         return total.hexdigest()
 
-    def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Class indices, shape (N,)."""
+    def targets(self) -> np.ndarray[Any, Any]:
+        """Class indices (int64), or for regression the numbers (float32), shape (N,).
+
+        Where a sample has several numbers to predict, a forecast, this is their mean; `open_samples` gives them all.
+        """
+        if self.card.task == "regression":
+            return np.asarray(self.table["target"].cast(pa.float64())).astype(np.float32)
         return np.array(_class_indices(self.table["target"], self.card), dtype=np.int64)
 
     def rows(self, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -134,9 +92,14 @@ class Manifest:
         return np.flatnonzero(pc.equal(column, pa.scalar(split))).astype(np.int64)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Split to class name to number of rows; splits without rows are left out, classes are not."""
-        targets, classes = self.targets(), self.card.classes
+        """Split to class name to number of rows; splits without rows are left out, classes are not.
+
+        For regression, each split has one entry, under the target's name or "target".
+        """
         found = {split: self.rows(split) for split in SPLITS}
+        if self.card.task == "regression":
+            return {split: {self.card.target_name or "target": len(rows)} for split, rows in found.items() if len(rows)}
+        targets, classes = self.targets(), self.card.classes
         return {
             split: dict(zip(classes, np.bincount(targets[rows], minlength=len(classes)).tolist(), strict=True))
             for split, rows in found.items()
@@ -153,6 +116,8 @@ class Manifest:
         Raises:
             UsageError: When there is no such class; names the valid ones.
         """
+        if self.card.task == "regression":
+            raise UsageError("the data set has numbers to predict, not classes: forget a range of targets instead")
         word = str(name_or_index)
         if isinstance(name_or_index, float) and name_or_index.is_integer():
             word = str(int(name_or_index))
@@ -166,6 +131,17 @@ class Manifest:
         shown = ", ".join(self.card.classes[:20]) + (", ..." if len(self.card.classes) > 20 else "")
         hint = nearest(word[:256], self.card.classes)
         raise UsageError(f"no class {word[:80]!r}{hint} (valid: {shown}, or an index below {len(self.card.classes)})")
+
+
+def number_texts(values: Sequence[float] | np.ndarray[Any, Any]) -> list[str]:
+    """The one text of each number: the shortest that gives the same float32 again.
+
+    Example:
+        >>> number_texts(np.array([3, 0.1]))
+        ['3.0', '0.1']
+    """
+    texts: list[str] = (np.asarray(values, dtype=np.float32) + np.float32(0)).astype("U32").tolist()  # -0 becomes 0
+    return texts
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
@@ -296,20 +272,23 @@ def _checked(table: Any, card: DataCard) -> pa.Table:
         if name != "subject_id" and column.null_count:
             _refuse(pc.is_null(column), f"{name} is missing")
         distinct = column if name in ("sample_id", "location") else column.unique()  # few values: look at each once
-        lengths, unsafe = pc.utf8_length(distinct), pc.match_substring_regex(distinct, _UNSAFE)
+        lengths, unsafe = pc.utf8_length(distinct), pc.match_substring_regex(distinct, UNSAFE)
         empty, longest = pa.scalar(""), pa.scalar(LONGEST[name])
         if pc.min(lengths).as_py() == 0:
             _refuse(pc.equal(column, empty), f"{name} is empty (a row about nobody has a null subject_id)")
         if (pc.max(lengths).as_py() or 0) > LONGEST[name]:
             _refuse(pc.greater(pc.utf8_length(column), longest), f"{name} has over {LONGEST[name]} characters")
         if pc.any(unsafe).as_py():
-            _refuse(pc.match_substring_regex(column, _UNSAFE), f"{name} has a control character")
+            _refuse(pc.match_substring_regex(column, UNSAFE), f"{name} has a control character")
     known = pc.is_in(columns["split"], value_set=pa.array(SPLITS))
     if not pc.all(known).as_py():
         _refuse(pc.invert(known), f"split must be one of {', '.join(SPLITS)}")
-    indices = _class_indices(columns["target"], card)
-    if indices.null_count:
-        _refuse(pc.is_null(indices), f"target is none of the card's {len(card.classes)} classes")
+    if card.task == "regression":
+        _check_numbers(columns["target"])
+    else:
+        indices = _class_indices(columns["target"], card)
+        if indices.null_count:
+            _refuse(pc.is_null(indices), f"target is none of the card's {len(card.classes)} classes")
     if pc.count_distinct(columns["sample_id"]).as_py() != table.num_rows:
         codes = np.array(columns["sample_id"].dictionary_encode().combine_chunks().indices)
         repeated = np.setdiff1d(np.arange(table.num_rows), np.unique(codes, return_index=True)[1])
@@ -320,6 +299,21 @@ def _checked(table: Any, card: DataCard) -> pa.Table:
 
 def _refuse(wrong: Any, why: str) -> NoReturn:
     raise DataError(f"manifest row {pc.index(wrong, True).as_py()}: {why}")
+
+
+def _check_numbers(column: Any) -> None:
+    """Nothing, when every text is the one that `number_texts` gives a finite number."""
+    texts = column.unique()
+    plain = pc.match_substring_regex(texts, r"^-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?$")
+    if not pc.all(plain).as_py():
+        _refuse(pc.is_in(column, value_set=texts.filter(pc.invert(plain))), "target is no number")
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(texts.cast(pa.float64())).astype(np.float32)
+    again = pa.array(number_texts(numbers), type=pa.string())
+    wrong = pc.or_(pc.not_equal(again, texts), pa.array(~np.isfinite(numbers)))
+    if pc.any(wrong).as_py():
+        why = "target is no finite float32 number in its shortest spelling: write it as number_texts does"
+        _refuse(pc.is_in(column, value_set=texts.filter(wrong)), why)
 
 
 def _class_indices(target: Any, card: DataCard) -> Any:
@@ -341,8 +335,8 @@ def _column_digest(column: Any) -> bytes:
 
 
 def _read_card(content: bytes) -> DataCard:
-    if len(content) > _MOST_CARD_BYTES:
-        raise DataError(f"the manifest's data card has {len(content)} bytes, the most is {_MOST_CARD_BYTES}")
+    if len(content) > MOST_CARD_BYTES:
+        raise DataError(f"the manifest's data card has {len(content)} bytes, the most is {MOST_CARD_BYTES}")
     try:
         values = json.loads(content, object_pairs_hook=_without_repeats, parse_constant=_no_number)
         if not isinstance(values, dict):

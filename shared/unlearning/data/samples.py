@@ -1,4 +1,8 @@
-"""Training samples with random access, kept as small as they come and normalised batch by batch."""
+"""Training samples with random access, kept as small as they come and normalised batch by batch.
+
+Whatever the data are, methods read them through `Samples` alone: pixels and features (`TensorSamples`), token rows
+(`TokenSamples`), windows of time series (`WindowSamples`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ class Samples(Protocol):
 
     @property
     def targets(self) -> Tensor:
-        """Class indices, shape (N,), int64."""
+        """Class indices, shape (N,), int64; or numbers to predict, shape (N,) or (N, H), float32."""
         ...
 
     def __len__(self) -> int:
@@ -22,7 +26,7 @@ class Samples(Protocol):
         ...
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised float inputs (B, ...) and targets (B,) of the given rows, in their order."""
+        """Normalised inputs (B, ...) and targets (B,) or (B, H) of the given rows, in their order."""
         ...
 
 
@@ -30,26 +34,37 @@ class TensorSamples:
     """Samples held in memory: uint8 pixels or float features, normalised when a batch is taken.
 
     Args:
-        inputs: uint8 in 0..255 (scaled to 0..1 before normalising) or float32, shape (N, C, H, W) or (N, D).
-        targets: Class indices, shape (N,), int64.
-        mean: Per channel (or feature), of the scaled values.
+        inputs: uint8 in 0..255 (scaled to 0..1 before normalising) or float32, shape (N, C, H, W), (N, D) or
+            (N, steps, values).
+        targets: Class indices, shape (N,), int64; or numbers, shape (N,) or (N, H), float32.
+        mean: Per channel, feature or value (one for all will do), of the scaled values.
         std: Likewise; > 0.
+        fill: What NaN becomes before normalising, per feature; empty: there is none.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        fill: Sequence[float] = (),
+    ) -> None:
         if len(inputs) != len(targets):
             raise ValueError(f"inputs and targets must have one length, got {len(inputs)} and {len(targets)}")
         self.inputs = inputs
         self._targets = targets
-        shape = (1, -1) + (1,) * (inputs.dim() - 2)
+        shape = (1, 1, -1) if inputs.dim() == 3 else (1, -1) + (1,) * (inputs.dim() - 2)
         scale = 255.0 if inputs.dtype == torch.uint8 else 1.0
         std_ = torch.tensor(std, dtype=torch.float32).view(shape) * scale
         self._factor = 1 / std_  # one multiply and one add a batch: x / scale / std - mean / std
         self._offset = -torch.tensor(mean, dtype=torch.float32).view(shape) * scale / std_
+        self._fill = torch.tensor(fill, dtype=torch.float32).view(shape) if fill else None
 
     @property
     def targets(self) -> Tensor:
-        """Class indices, shape (N,), int64."""
+        """Class indices, shape (N,), int64; or numbers to predict, shape (N,) or (N, H), float32."""
         return self._targets
 
     def __len__(self) -> int:
@@ -57,9 +72,90 @@ class TensorSamples:
         return len(self._targets)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised float32 inputs (B, ...) and targets (B,) of the given rows, in their order."""
+        """Normalised float32 inputs (B, ...) and the targets of the given rows, in their order."""
         picked = self.inputs[rows].to(torch.float32)
+        if self._fill is not None:
+            picked = torch.where(picked.isnan(), self._fill, picked)
         return picked.mul_(self._factor).add_(self._offset), self._targets[rows]
+
+
+class TokenSamples:
+    """Rows of token ids held in memory; a batch is int64 and nothing is scaled.
+
+    Args:
+        inputs: Ids >= 0, any integer type, shape (N, 2, L) for pairs of texts.
+        targets: As of `TensorSamples`.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        if len(inputs) != len(targets):
+            raise ValueError(f"inputs and targets must have one length, got {len(inputs)} and {len(targets)}")
+        self.inputs = inputs
+        self._targets = targets
+
+    @property
+    def targets(self) -> Tensor:
+        """Numbers to predict, shape (N,), float32."""
+        return self._targets
+
+    def __len__(self) -> int:
+        """N, the number of samples."""
+        return len(self._targets)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids, shape (B, 2, L), int64, and targets (B,) of the given rows, in their order."""
+        return self.inputs[rows].to(torch.int64), self._targets[rows]
+
+
+class WindowSamples:
+    """Windows of time series: a past to read, a horizon to predict. Only the series lie in memory, once.
+
+    A batch is (B, encoder + horizon, values): the observed columns, 0 within the horizon; then the columns known
+    beforehand, such as the calendar; then, of many series, the number of the series. Targets (B, horizon) are in
+    deviations from the series' mean, as the observed columns are.
+
+    Args:
+        values: Scaled series, one column each, shape (T, V), float32.
+        known: What is known of every step beforehand, shape (T, K), float32.
+        firsts: Step of each window's first value to predict, shape (N,), int64, in encoder .. T - horizon.
+        columns: The series that each window predicts, shape (N,), int64, below V.
+        encoder: Steps to read; >= 1.
+        horizon: Steps to predict; >= 1.
+        alone: Whether a window observes its own series only, and carries its number; else it observes all of them.
+    """
+
+    def __init__(
+        self, values: Tensor, known: Tensor, firsts: Tensor, columns: Tensor, *, encoder: int, horizon: int, alone: bool
+    ) -> None:
+        if len(firsts) and not (encoder <= int(firsts.min()) and int(firsts.max()) <= len(values) - horizon):
+            raise ValueError(f"windows of {encoder} + {horizon} steps leave the {len(values)} steps of the series")
+        self._values, self._known, self._firsts, self._columns = values, known, firsts, columns
+        self._encoder, self._horizon, self._alone = encoder, horizon, alone
+        self._steps = torch.arange(-encoder, horizon)
+
+    @property
+    def targets(self) -> Tensor:
+        """Scaled values to predict, shape (N, horizon), or (N,) for a horizon of 1; float32."""
+        return self._ahead(self._firsts, self._columns)
+
+    def __len__(self) -> int:
+        """N, the number of windows."""
+        return len(self._firsts)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows (B, encoder + horizon, values) and targets (B, horizon) of the given rows, in their order."""
+        firsts, columns = self._firsts[rows], self._columns[rows]
+        steps = firsts[:, None] + self._steps
+        observed = self._values[steps, columns[:, None]][:, :, None] if self._alone else self._values[steps]
+        observed[:, self._encoder :] = 0
+        parts = [observed, self._known[steps]]
+        if self._alone:
+            parts.append(columns[:, None, None].expand(-1, len(self._steps), 1).to(torch.float32))
+        return torch.cat(parts, dim=2), self._ahead(firsts, columns)
+
+    def _ahead(self, firsts: Tensor, columns: Tensor) -> Tensor:
+        ahead = self._values[firsts[:, None] + torch.arange(self._horizon), columns[:, None]]
+        return ahead.squeeze(1) if self._horizon == 1 else ahead
 
 
 class Rows:
@@ -76,7 +172,7 @@ class Rows:
 
     @property
     def targets(self) -> Tensor:
-        """Class indices, shape (M,), int64."""
+        """Of these rows: shape (M,), or (M, H)."""
         return self._samples.targets[self._rows]
 
     def __len__(self) -> int:
@@ -102,7 +198,7 @@ class Joined:
 
     @property
     def targets(self) -> Tensor:
-        """Class indices of both, shape (len(first) + len(second),), int64."""
+        """Of both, first come first."""
         return torch.cat([self._first.targets, self._second.targets])
 
     def __len__(self) -> int:

@@ -20,13 +20,16 @@ from unlearning.data.manifest import MOST_ROWS, Manifest
 from unlearning.errors import DataError, UsageError
 
 RowNumbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-Kind = Literal["class", "subject", "sample"]
+Kind = Literal["class", "subject", "sample", "target", "period"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SPOKEN: tuple[Kind, ...] = ("class", "target", "period")
+"""Kinds whose ids name nobody, so that a pipeline's parameters may hold them."""
 
 _SCHEMA = "unlearning-rows/1"
 _META = "rows.json"
 _MOST_META_BYTES = 1 << 20
 _NAME = re.compile(r"[a-z][a-z_]{0,39}")
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d)?)?)?)?")
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,19 @@ class ForgetRequest:
     """What is to be forgotten.
 
     Attributes:
-        kind: "class", "subject" or "sample".
-        ids: Class names (or their indices as text), subject ids, or sample ids; repeats count once.
+        kind: "class", "subject" or "sample"; "target" for numbers to predict; "period" for windows of time.
+        ids: Class names (or their indices as text), subject ids, or sample ids; repeats count once. Of targets, ranges
+            "0:2" (from 0 up to, but not, 2; either end may be left out). Of periods, months, days or hours ("2017-03",
+            "2017-03-01T05"), or ranges of them ("2017-03-01/2017-03-08", the last one left out); every window that
+            reads or predicts any step of a period is meant.
     """
 
     kind: Kind
     ids: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise UsageError(f"a request forgets a class, subject or sample, got {str(self.kind)[:40]!r}")
+        if self.kind not in KINDS:
+            raise UsageError(f"a request forgets a {', '.join(KINDS)}, got {str(self.kind)[:40]!r}")
         if isinstance(self.ids, str) or not self.ids or not all(isinstance(id_, str) for id_ in self.ids):
             raise UsageError(f"a request to forget a {self.kind} needs a list of one or more ids as text")
         if any(id_ != id_.encode(errors="ignore").decode() for id_ in self.ids):
@@ -83,7 +89,8 @@ def select(manifest: Manifest, request: ForgetRequest, *, retain_per_class: int 
     Args:
         manifest: The data set.
         request: What to forget.
-        retain_per_class: Most rows of each class in `available`, drawn at random; 0 takes all.
+        retain_per_class: Most rows of each class in `available`, drawn at random; 0 takes all. Where there are numbers
+            to predict, ten ranges of them with equally many train rows count as classes.
         seed: >= 0. A class with the same retained rows gives the same draw, whatever else is forgotten.
 
     Raises:
@@ -101,7 +108,7 @@ def select(manifest: Manifest, request: ForgetRequest, *, retain_per_class: int 
             raise UsageError(f"all {len(classes)} classes are to be forgotten: leave one to retain")
         picked = np.isin(targets, classes)
     else:
-        picked = _rows_of(manifest, request, train)
+        picked = _PICKED.get(request.kind, _rows_of)(manifest, request, train)
     forget, retain = train[picked[train]], train[~picked[train]]
     if not len(forget):
         raise UsageError(f"the {request.kind} to forget has no train rows: nothing to forget")
@@ -122,7 +129,7 @@ def select(manifest: Manifest, request: ForgetRequest, *, retain_per_class: int 
     return Selection(
         forget=forget,
         retain=retain,
-        available=_draw(retain, targets[retain], retain_per_class, seed),
+        available=_draw(retain, _strata(manifest, targets, train)[retain], retain_per_class, seed),
         calibration=calibration,
         holdout_forget=holdout_forget,
         holdout_retain=holdout_retain,
@@ -268,6 +275,58 @@ def _rows_of(manifest: Manifest, request: ForgetRequest, train: RowNumbers) -> n
     return np.array(pc.is_in(column, value_set=ids), dtype=bool)
 
 
+def _in_ranges(manifest: Manifest, request: ForgetRequest, train: RowNumbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    if manifest.card.task != "regression":
+        raise UsageError("a range of targets needs numbers to predict, this data set has classes: name them instead")
+    targets, picked = manifest.targets().astype(np.float64), np.zeros(len(manifest), dtype=bool)
+    for text in request.ids:
+        low, colon, high = text.partition(":")
+        try:
+            ends = float(low) if low else -np.inf, float(high) if high else np.inf
+        except ValueError:
+            ends = np.nan, np.nan
+        if not colon or not ends[0] < ends[1]:
+            raise UsageError(f'a range of targets is written "0:2" (from 0 up to, but not, 2), got {text[:40]!r}')
+        picked |= (targets >= np.float32(ends[0])) & (targets < np.float32(ends[1]))
+    return picked
+
+
+def _in_periods(manifest: Manifest, request: ForgetRequest, train: RowNumbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Rows of the windows with any step in a period; times compare as the text that they are."""
+    card = manifest.card
+    if not card.source.startswith("windows:"):
+        raise UsageError("a period needs windows of time: forget subjects, samples or a range of targets instead")
+    times = np.array([id_.rpartition("@")[2] for id_ in _texts(manifest, "sample_id")])
+    firsts = np.array([int(text.rpartition(":")[2]) for text in _texts(manifest, "location")])
+    picked = np.zeros(len(manifest), dtype=bool)
+    for text in request.ids:
+        low, slash, high = text.replace(" ", "T").partition("/")
+        if not _TIME.fullmatch(low) or (slash and not (_TIME.fullmatch(high) and low < high)):
+            raise UsageError(f'a period is written "2017-03" or "2017-03-01/2017-03-08", got {text[:40]!r}')
+        inside = (times >= low) & (times < high) if slash else np.char.startswith(times, low)
+        if not inside[train].any():
+            raise UsageError("a period holds no step that a train window predicts first: give times of the manifest")
+        begin, end = firsts[inside].min(), firsts[inside].max()
+        begin = firsts[firsts < begin].max(initial=begin - 1) + 1  # steps that no window predicts first belong to it
+        end = firsts[firsts > end].min(initial=end + card.horizon) - 1
+        picked |= (firsts > begin - card.horizon) & (firsts <= end + card.input_shape[0] - card.horizon)
+    return picked
+
+
+def _texts(manifest: Manifest, name: str) -> list[str]:
+    column: Any = manifest.table[name]
+    texts: list[str] = column.to_pylist()
+    return texts
+
+
+def _strata(manifest: Manifest, targets: np.ndarray[Any, Any], train: RowNumbers) -> RowNumbers:
+    """The class of each row, or for numbers to predict which tenth of the train rows it would be among."""
+    if manifest.card.task == "classification":
+        return targets
+    tenths = np.quantile(targets[train].astype(np.float64), np.arange(1, 10) / 10)
+    return np.searchsorted(tenths, targets.astype(np.float64), side="right").astype(np.int64)
+
+
 def _draw(rows: RowNumbers, targets: RowNumbers, most: int, seed: int) -> RowNumbers:
     if not most:
         return rows
@@ -278,6 +337,9 @@ def _draw(rows: RowNumbers, targets: RowNumbers, most: int, seed: int) -> RowNum
             of_class = np.random.default_rng([seed, int(index)]).choice(of_class, most, replace=False, shuffle=False)
         parts.append(of_class)
     return np.sort(np.concatenate(parts))
+
+
+_PICKED = {"target": _in_ranges, "period": _in_periods}
 
 
 def _joined(rows: Mapping[str, RowNumbers], *names: str) -> RowNumbers:

@@ -88,7 +88,7 @@ class Method:
         labels: Those of them whose labels it uses too.
         makes: Further models that it makes on the way.
         tasks: What the model may do: "classification", "regression".
-        requests: The kinds of request that it serves: "class", "subject", "sample".
+        requests: The kinds of request that it serves: "class", or those of `ROWS`.
         every_row: Whether it is given all retain rows, also where a request bounds how many a method may use.
         limits: What it is known to do badly.
         claim: What a pass means, and what it does not.
@@ -120,6 +120,9 @@ class Method:
         """What can be set, with the defaults; those of origin "rule" are what `configure` changes by the facts."""
         return settings_of(get_type_hints(import_module(self.module).configure)["return"])
 
+
+ROWS = ("subject", "sample", "target", "period")
+"""Requests that end up as a list of rows, whatever they name them by."""
 
 SUPPRESSED = "The outputs no longer show the class; the weights may still hold traces of it."
 AS_UNSEEN = "The rows no longer look trained on to the attacks that were run; others may still find a trace."
@@ -167,7 +170,7 @@ METHODS: dict[str, Method] = {
         reads=("forget", "retain", "calibration"),
         labels=("forget", "calibration"),
         makes=("one or more random networks",),
-        requests=("class", "subject", "sample"),
+        requests=("class", *ROWS),
         limits="With few forget rows it cannot tell well when they look unseen. Without rows set apart to calibrate by "
         "it forgets too much, which shows as well as too little.",
         claim=AS_UNSEEN,
@@ -179,7 +182,7 @@ METHODS: dict[str, Method] = {
         stages=("distill",),
         reads=("forget", "retain"),
         labels=("forget", "retain"),
-        requests=("class", "subject", "sample"),
+        requests=("class", *ROWS),
         limits="Single rows come out more wrong than unseen ones, and stand out by that.",
         claim=AS_UNSEEN,
     ),
@@ -192,7 +195,7 @@ METHODS: dict[str, Method] = {
         labels=("retain",),
         makes=("a network trained on retain rows for a few epochs",),
         tasks=("regression",),
-        requests=("subject", "sample"),
+        requests=ROWS,
         limits="It teaches what a half-trained network says: where that network is bad at what it never saw, a "
         "retrained one would be better, and the rows come out more wrong than they should.",
         claim=AS_UNSEEN,
@@ -205,7 +208,7 @@ METHODS: dict[str, Method] = {
         reads=("forget", "retain"),
         labels=("forget", "retain"),
         tasks=("regression",),
-        requests=("subject", "sample"),
+        requests=ROWS,
         limits="A baseline: it teaches the mean of all targets, not what retained rows support.",
         claim=AS_UNSEEN,
     ),
@@ -217,7 +220,7 @@ METHODS: dict[str, Method] = {
         reads=("retain",),
         labels=("retain",),
         tasks=("classification", "regression"),
-        requests=("class", "subject", "sample"),
+        requests=("class", *ROWS),
         limits="A baseline: nothing makes it forget.",
         claim=AS_UNSEEN,
     ),
@@ -229,7 +232,7 @@ METHODS: dict[str, Method] = {
         reads=("forget", "retain"),
         labels=("forget", "retain"),
         tasks=("classification", "regression"),
-        requests=("class", "subject", "sample"),
+        requests=("class", *ROWS),
         limits="A baseline: the loss has no upper bound, and either little is forgotten or much is broken.",
         claim=AS_UNSEEN,
     ),
@@ -241,7 +244,7 @@ METHODS: dict[str, Method] = {
         reads=("forget", "retain"),
         labels=("forget", "retain"),
         tasks=("classification", "regression"),
-        requests=("class", "subject", "sample"),
+        requests=("class", *ROWS),
         limits="A baseline: where it stops between remembering and over-forgetting is a matter of its settings.",
         claim=AS_UNSEEN,
     ),
@@ -251,7 +254,7 @@ METHODS: dict[str, Method] = {
         module="unlearning.methods.fisher",
         stages=("distill",),
         reads=("retain",),
-        requests=("class", "subject", "sample"),
+        requests=("class", *ROWS),
         limits="A baseline: one scale of noise suits no two networks, and its time grows with the number of classes.",
         claim=AS_UNSEEN,
     ),
@@ -264,7 +267,7 @@ METHODS: dict[str, Method] = {
         labels=("retain",),
         makes=("a new network",),
         tasks=("classification", "regression"),
-        requests=("class", "subject", "sample"),
+        requests=("class", *ROWS),
         every_row=True,
         limits="Costs what the original cost, and needs its recipe.",
         claim="The network never read the rows. What other networks or copies of the data know is untouched.",
@@ -277,7 +280,7 @@ def method(name: str, *, request: str, reads: Container[str] | None = None, task
 
     Args:
         name: Of the method.
-        request: "class", "subject" or "sample".
+        request: "class", "subject", "sample", "target" or "period".
         reads: The rows that there are for it; None: all of them.
         task: Of the model: "classification" or "regression".
 
@@ -309,7 +312,7 @@ def candidates(
     """Methods that serve a request, and why the others do not. `retrain` is the reference, not a candidate.
 
     Args:
-        request: "class", "subject" or "sample".
+        request: "class", "subject", "sample", "target" or "period".
         names: Those wanted; empty: all.
         task: Of the model: "classification" or "regression".
 

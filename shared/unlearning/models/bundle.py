@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unlearning import __version__
+from unlearning.data.card import Scaling
 from unlearning.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 SCHEMA = "unlearning-model/1"
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
-TASKS = ("classification",)
+TASKS = ("classification", "regression")
 
 MAX_CARD_BYTES = 2**20
 MAX_WEIGHTS_BYTES = 8 * 2**30
@@ -40,6 +41,7 @@ NAMED = 8
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".dill", ".mar", ".pt2"})
 _DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+_YOUNGER = ("features", "fill", "target_name", "target_unit")
 _PART = ".card.json.part"
 _SHA256 = re.compile(r"[0-9a-f]{64}|")
 _RANGES = re.compile(r"[0-9]{1,12}(-[0-9]{1,12})?(,[0-9]{1,12}(-[0-9]{1,12})?)*")
@@ -52,12 +54,13 @@ class ModelCard:
     Attributes:
         architecture: Name of the architecture, see `unlearning.models.architectures`.
         arguments: Its settings; `{}` for its defaults.
-        input_shape: Shape of one sample: (channels, height, width) or (features,).
-        outputs: Number of logits.
-        classes: Names in the order of the logits, one for each.
-        mean: One for each channel, or one for all, of values scaled to [0, 1]; empty when nothing is subtracted.
+        input_shape: Shape of one sample: (channels, height, width), (steps, values), (2, tokens) or (features,).
+        outputs: Number of logits; or of numbers: 1, or horizon x quantiles (quantiles are the fastest).
+        classes: Names in the order of the logits, one for each; none for regression.
+        mean: One for each channel, feature or value, or one for all, of values scaled to [0, 1]; empty when nothing is
+            subtracted.
         std: As `mean`, above 0.
-        task: "classification".
+        task: "classification" or "regression".
         manifest_sha256: Digest of the training manifest, or "" when unknown.
         parent: Digest of the bundle that this one was made from, or "".
         forgotten: Names of the classes forgotten so far, by this model and its parents.
@@ -68,6 +71,10 @@ class ModelCard:
         weights_sha256: sha256 of `weights.safetensors`; `save_bundle` fills it.
         weights_bytes: Size of that file; `save_bundle` fills it.
         schema: Version of this record.
+        features: Names of what `mean` and `std` are of; may be empty.
+        fill: What a missing value of each feature becomes; empty where none may be missing.
+        target_name: What is predicted; "" when unknown or for classes.
+        target_unit: Its unit; likewise.
 
     Raises:
         ModelError: When the fields do not fit together.
@@ -91,13 +98,17 @@ class ModelCard:
     weights_sha256: str = ""
     weights_bytes: int = 0
     schema: str = SCHEMA
+    features: tuple[str, ...] = ()
+    fill: tuple[float, ...] = ()
+    target_name: str = ""
+    target_unit: str = ""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid"}
 
     def __post_init__(self) -> None:
-        for name in ("input_shape", "classes", "forgotten"):
+        for name in ("input_shape", "classes", "forgotten", "features"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("mean", "std"):
+        for name in ("mean", "std", "fill"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if wrong := list(self._mistakes()):
             raise ModelError(f'card of "{self.architecture}": {"; ".join(wrong)}')
@@ -107,14 +118,22 @@ class ModelCard:
             yield f'schema is "{self.schema}", this version reads "{SCHEMA}"'
         if self.task not in TASKS:
             yield f'task is "{self.task}", wanted {" or ".join(TASKS)}'
-        if len(self.classes) != self.outputs:
+        if self.task == "regression" and (self.classes or self.outputs < 1):
+            yield f"numbers to predict have no classes and 1 or more outputs, got {len(self.classes)}, {self.outputs}"
+        if self.task == "classification" and len(self.classes) != self.outputs:
             yield f"{len(self.classes)} class names for {self.outputs} outputs"
+        if self.task == "classification" and (self.target_name or self.target_unit):
+            yield "classes have no target_name or target_unit"
         if len(set(self.classes)) != len(self.classes) or not all(self.classes):
             yield "class names are empty or repeat"
         if strangers := [name for name in self.forgotten if name not in self.classes]:
             yield f"forgotten {_some(map(str, strangers))} is not among the classes"
-        if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, *self.input_shape[:1]):
+        shape = self.input_shape
+        scaled = len(self.features) or next(iter(shape[-1:] if len(shape) == 2 else shape[:1]), 0)
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, scaled):
             yield f"{len(self.mean)} means and {len(self.std)} deviations for inputs {list(self.input_shape)}"
+        if len(self.fill) not in (0, scaled) or not all(map(math.isfinite, self.fill)):
+            yield f"{len(self.fill)} fill values for {scaled} features, or one that is not finite"
         if not all(map(math.isfinite, (*self.mean, *self.std))) or not all(value > 0 for value in self.std):
             yield "mean and std must be finite, std above 0"
         if not all(_SHA256.fullmatch(key) and _RANGES.fullmatch(rows) for key, rows in self.forgotten_rows.items()):
@@ -125,14 +144,22 @@ class ModelCard:
         if not 0 <= self.weights_bytes <= MAX_WEIGHTS_BYTES:
             yield f"weights_bytes is {self.weights_bytes}, wanted 0 to {MAX_WEIGHTS_BYTES}"
 
+    @property
+    def scaling(self) -> Scaling:
+        """How the model wants its inputs scaled."""
+        return Scaling(self.mean, self.std, self.fill)
+
     def to_json(self) -> bytes:
         """The card as UTF-8 JSON: keys sorted, two blanks of indent, a newline at the end.
+
+        The youngest fields are left out while they are empty, so that older cards keep their spelling.
 
         Raises:
             ModelError: When `arguments`, `recipe` or `method` hold more than finite numbers, text, lists and mappings.
         """
         try:
-            text = json.dumps(asdict(self), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+            record = {key: value for key, value in asdict(self).items() if value or key not in _YOUNGER}
+            text = json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
             data = (text + "\n").encode()
         except (TypeError, ValueError) as error:
             raise ModelError(f'the card of "{self.architecture}" cannot be written as JSON: {error}') from error

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unlearning.data.manifest import DataCard, Manifest, read_manifest, write_manifest
+from unlearning.data.manifest import DataCard, Manifest, number_texts, read_manifest, write_manifest
 from unlearning.errors import DataError, UnlearningError, UsageError
 
 CARD = DataCard(
@@ -343,3 +343,43 @@ def test_a_million_rows_are_made_and_digested_in_seconds() -> None:
 def test_the_card_is_plain_json_with_its_schema_named(good: bytes) -> None:
     metadata = pq.read_metadata(pa.BufferReader(good)).metadata
     assert json.loads(metadata[b"unlearning"])["schema"] == "unlearning-manifest/1"
+
+
+# Numbers to predict
+
+
+def test_a_card_of_numbers_has_no_classes_and_a_card_of_classes_no_unit() -> None:
+    card = DataCard("x", "regression", (), (2,), (0.0, 0.0), (1.0, 1.0), target_name="age", target_unit="years")
+    with pytest.raises(DataError, match="have no classes"):
+        replace(card, classes=("a", "b"))
+    with pytest.raises(DataError, match="classes have no target_name"):
+        replace(card, task="classification", classes=("a", "b"))
+    with pytest.raises(DataError, match="as many fill values"):
+        replace(card, fill=(1.0,))
+    with pytest.raises(DataError, match="horizon must be"):
+        replace(card, horizon=0)
+    with pytest.raises(DataError, match="tokens have the shape"):
+        replace(card, vocabulary=5)
+    tokens = DataCard("x", "regression", (), (2, 7), (), (), vocabulary=5)
+    assert tokens.scaling.mean == ()
+
+
+def test_the_digest_of_a_card_without_the_younger_fields_stays_as_it_was() -> None:
+    card = DataCard("x", "classification", ("a", "b"), (1,), (0.0,), (1.0,))
+    assert json.loads(card.as_json()).keys() == {
+        *("classes", "input_shape", "mean", "name", "schema", "source", "source_sha256", "std", "task"),
+    }
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
+def test_the_text_of_a_number_gives_it_back_exactly(values: list[float]) -> None:
+    card = DataCard("x", "regression", (), (1,), (0.0,), (1.0,))
+    ids = [str(row) for row in range(len(values))]
+    columns = {
+        "sample_id": ids,
+        "subject_id": pa.nulls(len(values)),
+        "target": number_texts(values),
+        "split": ["train"] * len(values),
+        "location": ids,
+    }
+    assert Manifest(card, pa.table(columns)).targets().tolist() == values

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unlearning.data.samples import Joined, Rows, TensorSamples
+from unlearning.data.samples import Joined, Rows, TensorSamples, TokenSamples, WindowSamples
 
 
 def numbered(count: int, first: int = 0) -> TensorSamples:
@@ -88,3 +88,43 @@ def test_any_batch_of_joined_samples_is_that_of_their_concatenation(rows: list[i
     for found, wanted in zip(Joined(first, second).batch(picked), whole.batch(picked), strict=True):
         assert torch.equal(found, wanted)
         assert found.dtype == wanted.dtype
+
+
+def test_tokens_are_int64_in_a_batch_and_keep_their_targets() -> None:
+    ids = torch.tensor([[[0, 2], [3, 1]], [[4, 4], [0, 0]]], dtype=torch.int32)
+    samples = TokenSamples(ids, torch.tensor([0.5, 1.5]))
+    inputs, targets = samples.batch(torch.tensor([1]))
+    assert (inputs.dtype, inputs.tolist(), targets.tolist()) == (torch.int64, [[[4, 4], [0, 0]]], [1.5])
+    with pytest.raises(ValueError, match="one length"):
+        TokenSamples(ids, torch.zeros(3))
+
+
+def test_sequences_are_scaled_per_value_and_gaps_filled_before() -> None:
+    inputs = torch.tensor([[[1.0, 10.0], [3.0, 30.0], [5.0, 20.0]]])
+    scaled, _ = TensorSamples(inputs, torch.zeros(1), mean=(3.0, 20.0), std=(2.0, 10.0)).batch(torch.tensor([0]))
+    assert scaled.tolist() == [[[-1, -1], [0, 1], [1, 0]]]
+    table = torch.tensor([[float("nan"), 2.0]])
+    filled, _ = TensorSamples(table, torch.zeros(1), mean=(1.0, 0.0), std=(2.0, 1.0), fill=(5.0, 9.0)).batch(
+        torch.tensor([0])
+    )
+    assert filled.tolist() == [[2, 2]]
+
+
+def test_windows_that_leave_their_series_are_refused() -> None:
+    values, known = torch.zeros(10, 1), torch.zeros(10, 1)
+    for first in (2, 9):
+        with pytest.raises(ValueError, match="leave the 10 steps"):
+            WindowSamples(values, known, torch.tensor([first]), torch.tensor([0]), encoder=3, horizon=2, alone=False)
+
+
+def test_forecasts_of_two_sets_mix_in_one_batch() -> None:
+    values = torch.arange(20.0)[:, None]
+    firsts = torch.arange(4, 16)
+    windows = WindowSamples(
+        values, torch.zeros(20, 2), firsts, torch.zeros(12, dtype=torch.int64), encoder=4, horizon=2, alone=False
+    )
+    joined = Joined(Rows(windows, torch.tensor([0, 1])), Rows(windows, torch.tensor([7])))
+    inputs, targets = joined.batch(torch.tensor([2, 0]))
+    assert inputs[:, :4, 0].tolist() == [[7, 8, 9, 10], [0, 1, 2, 3]]
+    assert targets.tolist() == [[11, 12], [4, 5]]
+    assert joined.targets.tolist() == [[4, 5], [5, 6], [11, 12]]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearning.data.manifest import DataCard, Manifest
+from unlearning.data.manifest import DataCard, Manifest, number_texts
 from unlearning.data.selection import (
     ForgetRequest,
     Selection,
@@ -320,3 +320,72 @@ def test_row_numbers_go_through_text_and_back() -> None:
 def test_row_numbers_that_cannot_be_are_refused(text: str) -> None:
     with pytest.raises(DataError, match="wanted 3,7-9 below 10"):
         from_ranges(text, most=10)
+
+
+# Numbers to predict
+
+
+def numbers(values: list[float], splits: list[str]) -> Manifest:
+    card = DataCard("x", "regression", (), (4,), (0.0,) * 4, (1.0,) * 4, target_name="age", target_unit="years")
+    columns = {
+        "sample_id": [f"id-{row}" for row in range(len(values))],
+        "subject_id": pa.array([None] * len(values), type=pa.string()),
+        "target": number_texts(values),
+        "split": splits,
+        "location": [str(row) for row in range(len(values))],
+    }
+    return Manifest(card, pa.table(columns))
+
+
+AGES = numbers([0, 1.5, 2, 30, 0.1, 2, 1, 9], ["train"] * 5 + ["test"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "forget", "tested"),
+    [
+        (("0:2",), [0, 1, 4], [6]),
+        ((":2",), [0, 1, 4], [6]),
+        (("2:",), [2, 3], [5, 7]),
+        (("0.1:1.5",), [4], [6]),  # 0.1 as the float32 that it is
+        (("0:1", "30:31"), [0, 3, 4], []),
+    ],
+)
+def test_a_target_request_picks_half_open_ranges_in_both_splits(
+    ranges: tuple[str, ...], forget: list[int], tested: list[int]
+) -> None:
+    chosen = select(AGES, ForgetRequest("target", ranges), seed=0)
+    assert chosen.forget.tolist() == forget
+    assert chosen.holdout_forget.tolist() == tested
+    assert chosen.forget_classes == ()
+    assert sorted([*chosen.forget, *chosen.retain]) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("text", ["2", "2:0", "a:b", "0:2:3", "1:1", "nan:2", ":nan"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="0:2"):
+        select(AGES, ForgetRequest("target", (text,)), seed=0)
+
+
+def test_ranges_need_numbers_classes_need_names_and_periods_need_windows() -> None:
+    with pytest.raises(UsageError, match="has classes"):
+        select(SMALL, ForgetRequest("target", ("0:2",)), seed=0)
+    with pytest.raises(UsageError, match="a range of targets instead"):
+        select(AGES, ForgetRequest("class", ("0",)), seed=0)
+    with pytest.raises(UsageError, match="needs windows"):
+        select(AGES, ForgetRequest("period", ("2017",)), seed=0)
+
+
+def test_available_rows_of_numbers_come_from_all_tenths_of_their_range() -> None:
+    values = np.random.default_rng(0).normal(size=500).round(3).tolist()
+    made = numbers([float(value) for value in values], ["train"] * 450 + ["test"] * 50)
+    chosen = select(made, ForgetRequest("sample", ("id-0",)), retain_per_class=6, seed=0)
+    assert len(chosen.available) == 60
+    tenths = np.searchsorted(np.quantile(made.targets()[:450], np.arange(1, 10) / 10), made.targets(), side="right")
+    assert np.bincount(tenths[chosen.available]).tolist() == [6] * 10
+
+
+def test_a_selection_of_numbers_survives_its_folder(tmp_path: Path) -> None:
+    chosen = select(AGES, ForgetRequest("target", ("0:2",)), seed=0)
+    write_selection(chosen, tmp_path)
+    again = read_selection(tmp_path, AGES)
+    assert rows(again) == rows(chosen)
