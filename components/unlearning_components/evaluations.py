@@ -76,7 +76,7 @@ def evaluated(
         content = {
             "metrics": metrics,
             "standard_errors": report.standard_errors,
-            "bins": as_plain(report.bins),
+            "bins": {model: [as_plain(one) for one in bins] for model, bins in report.bins.items()},
             "unit": unit,
             "per_class": [],
             "findings": [],

@@ -15,7 +15,6 @@ from unlearning_pipelines.preflight import check_registered, check_run, check_se
 
 if TYPE_CHECKING:
     from unlearning.data.card import DataCard
-
     from unlearning.data.manifest import Manifest
     from unlearning.models.bundle import ModelCard
 

@@ -13,6 +13,7 @@ from torch import nn
 import unlearning
 from unlearning.config import as_plain
 from unlearning.data.samples import TensorSamples
+from unlearning.data.selection import KINDS
 from unlearning.errors import UsageError
 from unlearning.methods import METHODS, STAGES, Facts, Method, candidates, method, settings_by_method
 from unlearning.methods.apply import facts_of, unlearn
@@ -117,7 +118,7 @@ def test_a_row_says_what_the_method_needs_serves_and_promises(name: str) -> None
     assert set(row.tasks) <= {"classification", "regression"}
     assert ("regression" in row.tasks) == (name in VALUES)
     assert row.requests
-    assert set(row.requests) <= {"class", "subject", "sample"}
+    assert set(row.requests) <= set(KINDS)
     assert row.stages
     assert list(row.stages) == [stage for stage in STAGES if stage in row.stages]
 
