@@ -70,7 +70,7 @@ def call(place: Place) -> Iterator[Callable[..., int]]:
     """Calls a stage of a chain in a process of its own, which dies where it is told to; gives the exit code."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "OMP_NUM_THREADS": "1",
     }
