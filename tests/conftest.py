@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests compare bytes with those of processes that they start: all must sum in one order.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # MLflow's own tables use what SQLAlchemy 2.1 deprecates.
 NOT_OURS = "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 
