@@ -6,31 +6,39 @@ forgotten ones and those that changed most, and says so.
 
 from __future__ import annotations
 
-import io
-import re
-import threading
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unlearning.errors import DataError
+from unlearning.reporting.drawing import (
+    INK,
+    ORIGINAL,
+    QUIET,
+    RETRAINED,
+    RULE,
+    UNLEARNED,
+    WIDTH,
+    as_png,
+    as_svg,
+    in_percent,
+    legend,
+    one_panel,
+    short,
+    styled,
+    two_panels,
+    wrapped,
+)
 from unlearning.reporting.wording import clean, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
 
 MOST_CLASSES = 30
-WIDTH = 9.0
-ORIGINAL, UNLEARNED, INK, QUIET, RULE = "#0072B2", "#C2500A", "#1b1f24", "#57606a", "#d8dee4"
-
-_LOCK = threading.Lock()
 _CURVES = {
     "noise": "Noise: objective",
     "impair": "Impair: loss",
@@ -54,8 +62,8 @@ def per_class_accuracy(
     """
     before, after = _shares(original, classes, "original"), _shares(unlearned, classes, "unlearned")
     rows, note = _chosen(classes, np.abs(np.nan_to_num(after - before)), forgotten)
-    with _style():
-        figure, axes = _figure(WIDTH, 1.3 + 0.3 * len(rows))
+    with styled():
+        figure, axes = one_panel(WIDTH, 1.3 + 0.3 * len(rows))
         at = np.arange(len(rows))
         _class_axis(axes, [classes[row] for row in rows], forgotten)
         axes.hlines(at, before[rows], after[rows], color="#8c959f", linewidth=2, zorder=2)
@@ -65,9 +73,9 @@ def per_class_accuracy(
         for y in at[np.isnan(before[rows]) & np.isnan(after[rows])]:
             axes.text(0.01, float(y), "no samples", va="center", color=QUIET)
         axes.set_xlim(-0.02, 1.02)
-        _in_percent(axes, "accuracy" + note)
-        _legend(figure)
-        return _svg(figure)
+        in_percent(axes, "accuracy" + note)
+        legend(figure)
+        return as_svg(figure)
 
 
 def prediction_distribution(
@@ -83,8 +91,8 @@ def prediction_distribution(
     """
     before, after = _shares(original, classes, "original"), _shares(unlearned, classes, "unlearned")
     rows, note = _chosen(classes, np.nan_to_num(np.maximum(before, after)), forgotten, "predicted most")
-    with _style():
-        figure, axes = _figure(WIDTH, 1.3 + 0.38 * len(rows))
+    with styled():
+        figure, axes = one_panel(WIDTH, 1.3 + 0.38 * len(rows))
         at = np.arange(len(rows))
         _class_axis(axes, [classes[row] for row in rows], forgotten)
         kind: dict[str, Any] = {"height": 0.36, "linewidth": 1.0, "zorder": 3}
@@ -94,9 +102,9 @@ def prediction_distribution(
             if share >= 0.01:
                 axes.text(share + 0.008, y, f"{100 * share:.0f}%", va="center", fontsize=8, color=INK)
         axes.set_xlim(0, 1.06)
-        _in_percent(axes, "share of predictions" + note)
-        _legend(figure)
-        return _svg(figure)
+        in_percent(axes, "share of predictions" + note)
+        legend(figure)
+        return as_svg(figure)
 
 
 def confusion_matrices(
@@ -113,13 +121,13 @@ def confusion_matrices(
     pair = [_row_shares(counts, classes) for counts in (original, unlearned)]
     change = np.nan_to_num(np.abs(np.diagonal(pair[1]) - np.diagonal(pair[0])))
     rows, note = _chosen(classes, change, forgotten)
-    names = [_short(classes[row], 18) for row in rows]
+    names = [short(classes[row], 18) for row in rows]
     if len(rows) < len(classes):
         rest = np.setdiff1d(np.arange(len(classes)), rows)
         pair = [np.column_stack([shares[np.ix_(rows, rows)], shares[np.ix_(rows, rest)].sum(1)]) for shares in pair]
     columns = [*names, "others"] if len(rows) < len(classes) else names
-    with _style():
-        figure, first, second = _two_panels(5.2 if len(rows) > 3 else 3.6)
+    with styled():
+        figure, first, second = two_panels(5.2 if len(rows) > 3 else 3.6)
         for axes, shares, title in zip((first, second), pair, ("before", "after"), strict=True):
             image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="none", aspect="auto")
             axes.set_facecolor("#eeeeee")
@@ -143,7 +151,7 @@ def confusion_matrices(
         bar = figure.colorbar(image, ax=[first, second], fraction=0.03, pad=0.02, label="% of the true class")
         bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25", "50", "75", "100"])
         bar.outline.set_visible(False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> bytes:
@@ -153,9 +161,9 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> byte
         curves: Name to (false positive rates rising from 0 to 1, true positive rates, area under the curve).
     """
     lines = [("-", "o"), ("--", "D"), ("-.", "s"), (":", "^"), ((0, (5, 1, 1, 1, 1, 1)), "v")]
-    colours = [ORIGINAL, UNLEARNED, "#007a5e", "#8a3a78", "#4d4d4d"]
-    with _style():
-        figure, linear, logarithmic = _two_panels(4.4)
+    colours = [ORIGINAL, UNLEARNED, RETRAINED, "#8a3a78", "#4d4d4d"]
+    with styled():
+        figure, linear, logarithmic = two_panels(4.4)
         chance = np.geomspace(1e-3, 1, 60)
         for axes in (linear, logarithmic):
             axes.plot(chance, chance, color="#8c959f", linewidth=1, label="chance, AUC 0.5")
@@ -176,7 +184,7 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> byte
                     markevery=(0.05 + 0.03 * number, 0.2),
                     markersize=5,
                     color=colours[number % len(colours)],
-                    label=f"{_short(name, 40)}, AUC {auc:.3f}",
+                    label=f"{short(name, 40)}, AUC {auc:.3f}",
                 )
             axes.set_ylim(-0.02, 1.02)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
@@ -193,7 +201,7 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> byte
         logarithmic.set_title("few false alarms")
         handles, labels = linear.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=2 if len(curves) > 1 else 1, frameon=False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def noise_pictures(
@@ -214,7 +222,7 @@ def noise_pictures(
             f"noise pictures: wanted (K, n, C, H, W), (K, n, H, W) or (K, n, features) for {len(classes)} classes, "
             f"got {values.shape}"
         )
-    total, values, names = len(values), values[:MOST_CLASSES, :most], [_short(name, 18) for name in classes]
+    total, values, names = len(values), values[:MOST_CLASSES, :most], [short(name, 18) for name in classes]
     values = values[:, :, None] if values.ndim == 4 else values
     channel = (-1,) if values.ndim == 3 else (-1, 1, 1)
     shift, scale = (np.asarray(each, dtype=np.float64).reshape(channel) for each in (mean, std))
@@ -244,7 +252,7 @@ def training_curves(histories: Mapping[str, Sequence[float]]) -> bytes:
     """
     count = max(1, len(histories))
     columns = min(3, count)
-    with _style():
+    with styled():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(WIDTH, 2.6 * -(-count // columns)), layout="constrained")
@@ -265,7 +273,7 @@ def training_curves(histories: Mapping[str, Sequence[float]]) -> bytes:
                 steps = steps[edges]
             marker = "o" if len(values) <= 20 else ""
             axes.plot(steps, values, color=ORIGINAL, linewidth=1.6, marker=marker, markersize=4)
-            axes.set_title(_CURVES.get(name, _short(name, 30)))
+            axes.set_title(_CURVES.get(name, short(name, 30)))
             axes.set_xlabel("step" + (f", mean of every {group}" if group > 1 else ""))
             axes.grid(color=RULE, linewidth=0.8)
             axes.locator_params(axis="x", integer=True, nbins=6)
@@ -273,7 +281,7 @@ def training_curves(histories: Mapping[str, Sequence[float]]) -> bytes:
             if lost or len(values) == 0:
                 message = f"{lost} of {len(history)} steps are not finite" if lost else "no steps"
                 axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", color=QUIET)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def method_comparison(points: Sequence[tuple[str, float, float, float]], *, values: bool = False) -> bytes:
@@ -291,14 +299,14 @@ def method_comparison(points: Sequence[tuple[str, float, float, float]], *, valu
     )
     longest = max((point[3] for point in points), default=0.0) or 1.0
     marks = {"original": ("s", QUIET), "retrained": ("*", ORIGINAL)}
-    with _style():
-        figure, axes = _figure(WIDTH, 5.4)
+    with styled():
+        figure, axes = one_panel(WIDTH, 5.4)
         for (name, _, _, seconds), x, y in zip(points, gaps, uses, strict=True):
             marker, colour = marks.get(name, ("o", UNLEARNED))
             size = 190.0 if name in marks else 40 + 900 * seconds / longest
             above = 4 if name in marks else 3
             axes.scatter(x, y, s=size, marker=marker, color=colour, alpha=0.85, edgecolor="white", zorder=above)
-        _labels_apart(axes, [_short(point[0], 26) for point in points], gaps, uses)
+        _labels_apart(axes, [short(point[0], 26) for point in points], gaps, uses)
         axes.set_xlabel(f"forgetting gap to the retrained model, {'% of its error' if values else 'points'}")
         axes.set_ylabel("error on everything else, unseen" if values else "accuracy on everything else, unseen, %")
         if values:
@@ -309,7 +317,7 @@ def method_comparison(points: Sequence[tuple[str, float, float, float]], *, valu
         for share in (0.1, 1.0):
             axes.scatter([], [], s=40 + 900 * share, color=UNLEARNED, alpha=0.75, label=duration(share * longest))
         axes.legend(title="time", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelspacing=1.8)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _labels_apart(axes: Axes, names: Sequence[str], x: Array, y: Array) -> None:
@@ -334,8 +342,8 @@ def stage_times(seconds: Mapping[str, float]) -> bytes:
     Args:
         seconds: Stage name to seconds, >= 0.
     """
-    with _style():
-        figure, axes = _figure(WIDTH, 0.8 + 0.34 * max(1, len(seconds)))
+    with styled():
+        figure, axes = one_panel(WIDTH, 0.8 + 0.34 * max(1, len(seconds)))
         at = np.arange(len(seconds))
         axes.barh(at, list(seconds.values()), height=0.6, color="#b7d3e8", edgecolor=ORIGINAL, zorder=3)
         longest = max(seconds.values(), default=0.0) or 1.0
@@ -345,7 +353,7 @@ def stage_times(seconds: Mapping[str, float]) -> bytes:
         _class_axis(axes, list(seconds), ())
         axes.set_xlabel("seconds")
         axes.grid(axis="x", color=RULE, linewidth=0.8)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _chosen(
@@ -388,63 +396,8 @@ def _thinned(place: Array, bins: int = 400) -> NDArray[np.int64]:
     return np.unique(np.concatenate([[0], edge, edge + 1, [len(place) - 1]]))
 
 
-def _short(name: str, most: int = 22) -> str:
-    return clean(name, most)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our own look whatever the user's settings are; matplotlib keeps them in one place, so one figure at a time."""
-    import matplotlib
-
-    with _LOCK, warnings.catch_warnings(), matplotlib.rc_context():
-        # Text stays text in the SVG: the reader's fonts have the letters that matplotlib's own lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support", category=UserWarning)
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "svg.hashsalt": "unlearning",
-                "svg.fonttype": "none",
-                "text.parse_math": False,
-                "font.size": 10,
-                "text.color": INK,
-                "axes.labelcolor": QUIET,
-                "axes.edgecolor": RULE,
-                "axes.titlesize": 11,
-                "axes.titleweight": "bold",
-                "axes.titlelocation": "left",
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "axes.axisbelow": True,
-                "xtick.color": QUIET,
-                "ytick.color": QUIET,
-                "xtick.labelcolor": INK,
-                "ytick.labelcolor": INK,
-                "hatch.linewidth": 0.8,
-                "lines.linewidth": 1.8,
-            }
-        )
-        yield
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _two_panels(height: float) -> tuple[Figure, Axes, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    first, second = figure.subplots(1, 2)
-    return figure, first, second
-
-
 def _class_axis(axes: Axes, names: Sequence[str], forgotten: Collection[str]) -> None:
-    labels = [_short(name) + (" (forgotten)" if name in forgotten else "") for name in names]
+    labels = [short(name) + (" (forgotten)" if name in forgotten else "") for name in names]
     axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -453,16 +406,6 @@ def _class_axis(axes: Axes, names: Sequence[str], forgotten: Collection[str]) ->
         if name in forgotten:
             tick.set_fontweight("bold")
             axes.axhspan(row - 0.5, row + 0.5, facecolor="#f6f1ea", edgecolor="#ddd0be", hatch="//", linewidth=0)
-
-
-def _in_percent(axes: Axes, what: str) -> None:
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
-    axes.set_xlabel(what)
-    axes.grid(axis="x", color=RULE, linewidth=0.8)
-
-
-def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
 
 def _tiles(tiles: Array, names: Sequence[str], note: str) -> bytes:
@@ -475,7 +418,7 @@ def _tiles(tiles: Array, names: Sequence[str], note: str) -> bytes:
         sheet[top : top + height, left : left + width] = tiles[row, column]
     dpi, margin, foot = 100, 170, 54
     wide, tall = max(sheet.shape[1] + margin + 12, 900), sheet.shape[0] + foot + 6
-    with _style():
+    with styled():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(wide / dpi, tall / dpi), dpi=dpi)
@@ -484,16 +427,16 @@ def _tiles(tiles: Array, names: Sequence[str], note: str) -> bytes:
         axes.set_axis_off()
         for row, name in enumerate(names[:rows]):
             axes.text(-12, row * (height + gap) + height / 2, name, ha="right", va="center", fontsize=11)
-        figure.text(12 / wide, 14 / tall, _wrapped(note, wide), fontsize=9, color=QUIET, va="bottom")
-        return _png(figure)
+        figure.text(12 / wide, 14 / tall, wrapped(note, wide), fontsize=9, color=QUIET, va="bottom")
+        return as_png(figure)
 
 
 def _heat_strips(values: Array, names: Sequence[str], note: str) -> bytes:
     """Feature vectors (K, n, features) as rows of one heat map, the classes set apart by lines."""
     rows, columns, features = values.shape
     reach = float(np.abs(values).max()) or 1.0
-    with _style():
-        figure, axes = _figure(WIDTH, 1.5 + min(12.0, max(0.32 * rows, 0.09 * rows * columns)))
+    with styled():
+        figure, axes = one_panel(WIDTH, 1.5 + min(12.0, max(0.32 * rows, 0.09 * rows * columns)))
         image = axes.imshow(
             values.reshape(-1, features), cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest"
         )
@@ -501,26 +444,6 @@ def _heat_strips(values: Array, names: Sequence[str], note: str) -> bytes:
         axes.tick_params(length=0)
         axes.hlines(np.arange(1, rows) * columns - 0.5, -0.5, features - 0.5, color="white", linewidth=4)
         axes.locator_params(axis="x", integer=True, nbins=10)
-        axes.set_xlabel(f"feature\n{_wrapped(note, 900)}")
+        axes.set_xlabel(f"feature\n{wrapped(note, 900)}")
         figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, label="value")
-        return _png(figure)
-
-
-def _wrapped(note: str, width: float) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(note, int(width / 6.6)))
-
-
-def _svg(figure: Figure) -> bytes:
-    text = io.StringIO()
-    nothing: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(text, format="svg", metadata=nothing)
-    # The page's own typeface instead of matplotlib's list of fonts.
-    return re.sub(r"'DejaVu Sans', [^;\"]*sans-serif", "system-ui, sans-serif", text.getvalue()).encode()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return buffer.getvalue()
+        return as_png(figure)

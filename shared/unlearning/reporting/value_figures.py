@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearning.metrics.regression import Bin
-from unlearning.reporting.figures import (
+from unlearning.reporting.drawing import (
     INK,
     ORIGINAL,
     QUIET,
     RULE,
     UNLEARNED,
     WIDTH,
-    _figure,
-    _legend,
-    _style,
-    _svg,
+    as_svg,
+    legend,
+    one_panel,
+    styled,
 )
 from unlearning.reporting.wording import clean
 
@@ -33,8 +33,8 @@ def error_by_target(original: Sequence[Bin], unlearned: Sequence[Bin], unit: str
         unlearned: Of the unlearned model, with the same edges.
         unit: Of the targets; may be empty.
     """
-    with _style():
-        figure, axes = _figure(WIDTH, 3.6)
+    with styled():
+        figure, axes = one_panel(WIDTH, 3.6)
         for bins, marker, colour, name in ((original, "o", ORIGINAL, "before"), (unlearned, "D", UNLEARNED, "after")):
             there = [one for one in bins if one.mae is not None]
             axes.plot(
@@ -58,8 +58,8 @@ def error_by_target(original: Sequence[Bin], unlearned: Sequence[Bin], unit: str
             color=QUIET,
         )
         top.set_xlabel("unseen rows", fontsize=8)
-        _legend(figure)
-        return _svg(figure)
+        legend(figure)
+        return as_svg(figure)
 
 
 def forget_predictions(original: ArrayLike, unlearned: ArrayLike, targets: ArrayLike, unit: str = "") -> bytes:
@@ -75,8 +75,8 @@ def forget_predictions(original: ArrayLike, unlearned: ArrayLike, targets: Array
     low, high = min(one.min() for one in series), max(one.max() for one in series)
     count = int(min(MOST_BINS, max(8, np.sqrt(len(series[0])))))
     edges = np.linspace(low, high if high > low else low + 1, count + 1)
-    with _style():
-        figure, axes = _figure(WIDTH, 3.4)
+    with styled():
+        figure, axes = one_panel(WIDTH, 3.4)
         shares = [np.histogram(one, edges)[0] / len(one) for one in series]
         axes.stairs(shares[0], edges, fill=True, facecolor="#eceff2", edgecolor=QUIET, hatch="//", label="true values")
         axes.stairs(shares[1], edges, color=ORIGINAL, linestyle="--", linewidth=2, label="predicted before")
@@ -87,7 +87,7 @@ def forget_predictions(original: ArrayLike, unlearned: ArrayLike, targets: Array
         axes.tick_params(colors=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         figure.legend(loc="outside upper left", ncols=3, frameon=False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _of(unit: str) -> str:
