@@ -16,10 +16,11 @@ from unlearning.data.manifest import DataCard
 from unlearning.metrics.calibration import expected_calibration_error
 from unlearning.metrics.change import diagnose
 from unlearning.metrics.classification import Outputs, compare_classifiers, weights_changed
+from unlearning.metrics.distance import layer_distances
 from unlearning.metrics.features import output_layer
 from unlearning.metrics.regressors import compare_regressors
 from unlearning.models.bundle import ModelCard
-from unlearning.reporting import figures, value_figures
+from unlearning.reporting import audit_figures, figures, value_figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +109,25 @@ def evaluated(
         pictures["prediction_distribution.svg"] = figures.prediction_distribution(
             data.classes, shares["original"], shares["unlearned"], names
         )
+    pictures |= _inside(models, outputs)
     return Evaluated(
         content={**as_plain(measured), "findings": [as_plain(finding) for finding in found]},
         metrics=measured.metrics,
         pictures=pictures,
         confusion=measured.confusion["unlearned"],
     )
+
+
+def _inside(models: Mapping[str, nn.Module], outputs: Mapping[str, Mapping[str, Outputs]]) -> dict[str, bytes]:
+    """Which layers moved, and how sure the models are of the forgotten rows."""
+    weights = {name: {key: w.detach().cpu() for key, w in model.named_parameters()} for name, model in models.items()}
+    apart = {name: layer_distances(weights["original"], other) for name, other in weights.items() if name != "original"}
+    sure = {name: sets["forget.train"].logits.softmax(1).amax(1) for name, sets in outputs.items()}
+    shares = {name: (torch.histc(top, 20, 0, 1) / len(top)).tolist() for name, top in sure.items()}
+    return {
+        "layer_distances.svg": audit_figures.layer_distances(apart["unlearned"], apart.get("retrained", ())),
+        "confidence_histograms.svg": audit_figures.confidence_histograms(shares),
+    }
 
 
 def attacked(outputs: Mapping[str, Mapping[str, Outputs]], *, card: ModelCard, seed: int) -> MembershipReport:

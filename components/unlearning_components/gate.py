@@ -26,6 +26,7 @@ def gate(
     policy: dict = {},  # type: ignore[type-arg]
     noise: dsl.Input[dsl.Dataset] | None = None,
     retrained: dsl.Input[dsl.Model] | None = None,
+    findings: dsl.Input[dsl.Artifact] | None = None,
 ) -> str:
     """Hold the policy's two-sided bounds against everything measured; what was not measured fails.
 
@@ -50,6 +51,7 @@ def gate(
         noise: Its pictures go into the report.
         retrained: A model that never saw what is forgotten, where there is one: the policy then has bounds of distances
             from it.
+        findings: From audit, where there was one: the policy then bounds some of them.
 
     Returns:
         pass, fail or inconclusive.
@@ -67,10 +69,15 @@ def gate(
 
     with stage(run, "gate") as record:
         measured = [read_json(Path(evaluation.path, "evaluation.json")), read_json(Path(attacks.path, "attacks.json"))]
-        metrics, errors = (measured[0][key] | measured[1][key] for key in ("metrics", "standard_errors"))
+        if findings is not None and (audited := Path(findings.path, "audit.json")).is_file():
+            measured.append(read_json(audited))
+        metrics, errors = (
+            {name: value for part in measured for name, value in part[key].items()}
+            for key in ("metrics", "standard_errors")
+        )
         request, task = read_rows(forget.path)[1]["request"], read_bundle(Path(unlearned.path)).card.task
         reference = retrained is not None and has_model(retrained.path)
-        bounds = policy_with(policy, policy_for(task, request, reference=reference))
+        bounds = policy_with(policy, policy_for(task, request, reference=reference, audit=len(measured) > 2))
         decided = judge(metrics, errors, bounds, findings=measured[0]["findings"])
         write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
         folders = {
@@ -84,6 +91,7 @@ def gate(
             "preview": preview.path,
             "evaluation": evaluation.path,
             "attacks": attacks.path,
+            **({"findings": findings.path} if findings is not None else {}),
         }
         seconds = {
             name.removeprefix("seconds."): value

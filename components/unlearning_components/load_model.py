@@ -20,6 +20,7 @@ def load_model(
     policy: dict = {},  # type: ignore[type-arg]
     reads: list = ["forget", "retain", "calibration"],  # type: ignore[type-arg]
     reference: str = "none",
+    audit: str = "none",
 ) -> str:
     """Fetch the model, check its hashes, and open the pipeline's MLflow run.
 
@@ -37,6 +38,7 @@ def load_model(
         policy: The gate's bounds, checked here so that a mistake in them costs no training.
         reads: Kinds of rows that the pipeline gives a method; one that reads others is refused.
         reference: Where the retrained model comes from, for the run and the policy's bounds.
+        audit: Which deeper attacks there will be, likewise.
 
     Returns:
         The id of the pipeline's MLflow run.
@@ -46,13 +48,15 @@ def load_model(
 
     from unlearning.data.selection import SPOKEN
     from unlearning.methods import method as method_named
-    from unlearning.policy.gates import policy_for, policy_with
+    from unlearning.policy.gates import check_audit, policy_for, policy_with
     from unlearning_components.surroundings import fetch_model, stage, tracker
 
     began = time.monotonic()
     bundle = fetch_model(model, Path(original.path))
     method_named(method, request=request, reads=reads, task=bundle.card.task)
-    policy_with(policy, policy_for(bundle.card.task, request, reference=reference != "none"))
+    check_audit(audit, task=bundle.card.task, reference=reference)
+    there = {"reference": reference != "none", "audit": audit != "none"}
+    policy_with(policy, policy_for(bundle.card.task, request, **there))
     runs = tracker()
     runs.prepare()
     parameters = {
@@ -61,6 +65,7 @@ def load_model(
         "request": request,
         "manifest": manifest,
         "reference": reference,
+        "audit": audit,
         "retain_per_class": retain_per_class,
         "seed": seed,
         **({"forget": targets} if request in SPOKEN else {}),

@@ -39,6 +39,48 @@ NOT_CLAIMED = (
 )
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 PACKAGES = ("kfp-unlearning", "torch", "kfp", "mlflow", "numpy", "safetensors")
+AUDIT = {
+    "relearned_few_shots": (
+        "Relearning from a few forgotten rows, accuracy reached",
+        "How much of it is back after a short training on a few of the forgotten rows?",
+    ),
+    "relearned_retain_only": (
+        "Relearning from retained rows, accuracy reached",
+        "How much of it is back after a short training on retained rows alone?",
+    ),
+    "probe_auc": (
+        "Linear probe of the features, AUC",
+        "Do the features that the last layer reads set forgotten rows apart?",
+    ),
+    "prototype_accuracy": (
+        "Nearest mean of a few rows, accuracy on the class",
+        "Are the features of a few rows enough to recognise the class again?",
+    ),
+    "update_loss_auc": (
+        "Before and after: rise of the loss, AUC",
+        "Whoever holds both models: are forgotten rows those whose loss rose?",
+    ),
+    "update_divergence_auc": (
+        "Before and after: change of the answer, AUC",
+        "Whoever holds both models: are forgotten rows those whose answer changed?",
+    ),
+    "rmia_auc": (
+        "RMIA, AUC",
+        "Are forgotten rows likelier than others, held against the retrained model?",
+    ),
+    "inversion_confidence": (
+        "Inversion: the original's confidence in the pictures",
+        "Does the original recognise what the model thinks the class looks like?",
+    ),
+    "inversion_similarity": (
+        "Inversion: likeness to the mean of the class",
+        "Do those pictures look like the class's mean?",
+    ),
+    "lira_auc": (
+        "U-LiRA with shadow models, AUC",
+        "Do shadow models that unlearned a row, or never saw it, tell which kind it is here?",
+    ),
+}
 QUESTIONS = {
     "entropy": "Are forgotten training rows told from unseen rows, by how sure the model is?",
     "loss": "Are forgotten training rows told from unseen rows, by how wrong the model is?",
@@ -61,9 +103,9 @@ def run_report(
     """All that the page says about one run.
 
     Args:
-        folders: The artifacts: original, unlearned, forget, retain, holdout, evaluation, attacks; of noise and preview
-            those that there are.
-        measured: The evaluation's and the attacks' JSON.
+        folders: The artifacts: original, unlearned, forget, retain, holdout, evaluation, attacks; of noise, preview and
+            findings those that there are.
+        measured: The evaluation's, the attacks' and perhaps the audit's JSON.
         verdict: Of the gates.
         seconds: Stage to seconds, so far.
         pipeline: Its name.
@@ -71,7 +113,7 @@ def run_report(
         manifest: The data set, as for select.
         seed: Of the run.
     """
-    evaluation, attacks = measured
+    evaluation, attacks, *audits = measured
     original, unlearned = read_bundle(folders["original"]), read_bundle(folders["unlearned"])
     how = unlearned.card.method or {}
     data = fetch_manifest(manifest)
@@ -79,7 +121,7 @@ def run_report(
     counts = {"forget_train": len(rows["forget"]), **_counts(folders)}
     figures = {
         path.stem: (MEDIA[path.suffix], path.read_bytes())
-        for part in ("noise", "preview", "evaluation", "attacks")
+        for part in ("noise", "preview", "evaluation", "attacks", "findings")
         if part in folders
         for path in sorted(folders[part].iterdir())
         if path.suffix in MEDIA
@@ -101,12 +143,14 @@ def run_report(
         request=meta["request"],
         forget_classes=[data.card.classes[index] for index in meta["forget_classes"]],
         rows={name: count for name, count in counts.items() if count},
-        metrics=evaluation["metrics"] | attacks["metrics"],
+        metrics={name: value for part in measured for name, value in part["metrics"].items()},
         per_class=[_class_row(row) for row in evaluation["per_class"]],
         reference=_reference(folders).format(of=ALIKE[meta["request"]]),
         notes=read_json(notes)["notes"] if notes and notes.exists() else {},
         not_claimed=NOT_CLAIMED,
         attacks=_attack_rows(attacks),
+        audit=[_audit_row(one) for part in audits for one in part["asked"]],
+        anamnesis_index=next((part["anamnesis_index"] for part in audits), ""),
         figures=figures,
         seconds=seconds,
         versions={name: version(name) for name in PACKAGES},
@@ -143,6 +187,14 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
         forgotten=row["forgotten"],
         retrained_test=row.get("test_retrained"),
     )
+
+
+def _audit_row(asked: Mapping[str, Any]) -> AttackRow:
+    name, question = AUDIT[asked["metric"]]
+    chance = 0.5 if asked["metric"] in ("rmia_auc", "lira_auc") else None
+    scores = {model: asked[model] for model in ("original", "unlearned", "retrained")}
+    counts = {side: asked[side] for side in ("members", "non_members")}
+    return AttackRow(name=name, question=question, ideal=chance, **scores, **counts)
 
 
 def _attack_rows(attacks: Mapping[str, Any]) -> list[AttackRow]:

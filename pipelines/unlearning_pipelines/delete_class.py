@@ -16,6 +16,7 @@ def delete_class(
     retain_per_class: int = 1000,
     policy: dict = {},  # type: ignore[type-arg]
     reference: str = "none",
+    audit: str = "none",
     seed: int = 0,
 ) -> Outcome:
     """Load, select, change by the method's stages, evaluate and attack, gate, promote.
@@ -31,11 +32,20 @@ def delete_class(
         policy: Gate bounds that differ from the default, such as {"retain_accuracy_drop.test": {"high": 0.1}}.
         reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
             trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
+        audit: Deeper attacks, beside the retrained model: "attacks" relearns, inverts and probes; "shadows:16" also
+            makes so many shadow models by the same recipe and method, each a training more; "none".
         seed: Of every random choice; the same seed gives the same model.
     """
     data = {"manifest": manifest, "forget": forget, "retain_per_class": retain_per_class, "seed": seed}
     begun = begin(
-        "delete_class", request="class", model=model, method=method, policy=policy, reference=reference, **data
+        "delete_class",
+        request="class",
+        model=model,
+        method=method,
+        policy=policy,
+        reference=reference,
+        audit=audit,
+        **data,
     )
     changed = change(begun, method=method, settings=settings, seed=seed)
     return conclude(
@@ -46,5 +56,6 @@ def delete_class(
         policy=policy,
         register_as=register_as,
         reference=reference,
+        depth=audit,
         seed=seed,
     )

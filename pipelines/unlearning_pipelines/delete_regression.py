@@ -55,5 +55,6 @@ def delete_regression(
         policy=policy,
         register_as=register_as,
         reference=reference,
+        depth="none",
         seed=seed,
     )

@@ -18,6 +18,7 @@ def delete_samples(
     retain_per_class: int = 0,
     policy: dict = {},  # type: ignore[type-arg]
     reference: str = "none",
+    audit: str = "none",
     seed: int = 0,
 ) -> Outcome:
     """Load, select, distill, evaluate and attack, gate, promote.
@@ -35,11 +36,20 @@ def delete_samples(
         policy: Gate bounds that differ from the default, such as {"retain_accuracy_drop.test": {"high": 0.1}}.
         reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
             trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
+        audit: Deeper attacks, beside the retrained model: "attacks" relearns, inverts and probes; "shadows:16" also
+            makes so many shadow models by the same recipe and method, each a training more; "none".
         seed: Of every random choice; the same seed gives the same model.
     """
     data = {"manifest": manifest, "ids": ids, "retain_per_class": retain_per_class, "seed": seed}
     begun = begin(
-        "delete_samples", request=request, model=model, method=method, policy=policy, reference=reference, **data
+        "delete_samples",
+        request=request,
+        model=model,
+        method=method,
+        policy=policy,
+        reference=reference,
+        audit=audit,
+        **data,
     )
     rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
     how = {"run": begun.run, "manifest": manifest, "method": method, "settings": settings, "seed": seed}
@@ -53,5 +63,6 @@ def delete_samples(
         policy=policy,
         register_as=register_as,
         reference=reference,
+        depth=audit,
         seed=seed,
     )

@@ -12,7 +12,7 @@ from unlearning.config import nearest
 from unlearning.data.selection import KINDS, SPOKEN
 from unlearning.errors import UsageError
 from unlearning.methods import METHODS, candidates, method, settings_by_method
-from unlearning.policy.gates import policy_for, policy_with
+from unlearning.policy.gates import check_audit, policy_for, policy_with
 from unlearning.settings import Settings
 from unlearning.tracking import check_name
 from unlearning_components.surroundings import (
@@ -96,7 +96,10 @@ def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard |
     task = data.card.task
     chosen = _methods(pipeline, parameters, request, task)
     if "policy" in parameters:
-        policy_with(parameters["policy"], policy_for(task, request, reference=parameters["reference"] != "none"))
+        depth = parameters.get("audit", "none")
+        check_audit(depth, task=task, reference=parameters["reference"])
+        there = {"reference": parameters["reference"] != "none", "audit": depth != "none"}
+        policy_with(parameters["policy"], policy_for(task, request, **there))
     if card is None:
         card = _card_at(parameters["model"])
     if parameters["reference"] not in ("none", "train"):

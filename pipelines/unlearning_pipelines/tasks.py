@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 
 from unlearning_components.attack import attack
+from unlearning_components.audit import audit
 from unlearning_components.distill import distill
 from unlearning_components.evaluate import evaluate
 from unlearning_components.gate import gate
@@ -63,7 +64,7 @@ def begin(
         seed: Of the run.
         forget: The classes, for a pipeline that takes some.
         ids: Where the ids are, for a pipeline that takes some.
-        **more: Of load_model: model, method, policy, reads, reference.
+        **more: Of load_model: model, method, policy, reads, reference, audit.
     """
     data = {"manifest": manifest, "request": request, "retain_per_class": retain_per_class, "seed": seed}
     data |= {} if forget is None else {"targets": forget}
@@ -104,9 +105,10 @@ def conclude(
     policy: Any,
     register_as: Any,
     reference: Any,
+    depth: Any,
     seed: Any,
 ) -> Outcome:
-    """Retrain a reference if one is wanted, evaluate and attack, gate, promote.
+    """Retrain a reference if one is wanted, evaluate and attack, audit if that is wanted, gate, promote.
 
     Args:
         begun: From `begin`.
@@ -116,6 +118,7 @@ def conclude(
         policy: Bounds that differ from the default.
         register_as: The registered model that gets the new version.
         reference: Where the retrained model comes from.
+        depth: Which deeper attacks there are: the pipeline's parameter `audit`.
         seed: Of the run.
     """
     common = {"run": begun.run, "manifest": begun.manifest, "seed": seed, "reference": reference}
@@ -126,6 +129,7 @@ def conclude(
     both |= {"run": begun.run, "manifest": begun.manifest}
     evaluation = task(evaluate(**both, **rows)).outputs["evaluation"]
     attacks = task(attack(**both, **rows, seed=seed)).outputs["attacks"]
+    findings = task(audit(**both, **rows, audit=depth, seed=seed)).outputs["findings"]
     judged = task(
         gate(
             **both,
@@ -133,6 +137,7 @@ def conclude(
             preview=changed.preview,
             evaluation=evaluation,
             attacks=attacks,
+            findings=findings,
             pipeline=pipeline,
             model=model,
             seed=seed,

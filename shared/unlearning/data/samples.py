@@ -171,6 +171,11 @@ class Rows:
         self._rows = rows
 
     @property
+    def rows(self) -> Tensor:
+        """Their numbers among the samples that they come from, shape (M,), int64."""
+        return self._rows
+
+    @property
     def targets(self) -> Tensor:
         """Of these rows: shape (M,), or (M, H)."""
         return self._samples.targets[self._rows]

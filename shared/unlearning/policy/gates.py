@@ -36,6 +36,16 @@ class Bound:
 
 Policy = Mapping[str, Bound]
 
+FINDINGS: Policy = {
+    "finding.not_finite": Bound(high=0, why="no weight and no output is NaN or infinite"),
+    "finding.no_change": Bound(high=0, why="the model is not the original under another name"),
+    "finding.output_permuted": Bound(high=0, why="the outputs were not merely put in another order"),
+    "finding.head_only": Bound(high=0, why="more than the last layer was changed"),
+    "finding.randomised": Bound(high=0, why="the model is not a random one"),
+    "finding.over_forgotten": Bound(high=0, why="what is forgotten does not stand out by how wrong it is"),
+}
+"""Known failures that look like forgetting; each is a gate when it is found, and only then."""
+
 CLASS_POLICY: Policy = {
     "forget_accuracy.test.unlearned": Bound(high=0.05, why="the class is no longer recognised"),
     "forget_accuracy.train.unlearned": Bound(high=0.05, why="nor are the very rows it was learned from"),
@@ -93,18 +103,63 @@ VALUES_REFERENCE_POLICY: Policy = {
 }
 """The same for models that predict values; gaps of errors are shares of the retrained model's."""
 
+AUDIT_POLICY: Policy = {
+    "audit.relearning_area.retain_only": Bound(high=0.1, why="training on without it does not bring it back"),
+    "audit.rmia_auc.unlearned": Bound(low=0.4, high=0.6, why="a sharper attack, row by row, cannot tell either"),
+}
+"""Added where an audit was asked for. What else it measures is for people to read beside the retrained model's."""
 
-def policy_for(task: str, request: str, *, reference: bool = False) -> Policy:
+AUDITED: Policy = {
+    "audit.prototype_gap": Bound(high=0.3, why="a few rows are not enough to recognise the class by its features"),
+    "audit.relearning_area.few_shots": Bound(high=0.3, why="a few rows do not bring it back"),
+    "audit.probe_gap": Bound(high=0.1, why="features do not set the rows apart"),
+    "audit.anamnesis_index": Bound(low=0.5, why="it is learned no faster than for the first time"),
+    "audit.lira_auc.unlearned": Bound(low=0.4, high=0.6, why="shadow models cannot tell the rows"),
+}
+"""Metrics of an audit that a policy may bound, with what one might ask. No default: methods that suppress a class's
+outputs are not made to meet them."""
+
+
+def shadows_in(audit: str) -> int:
+    """How many shadow models an audit is to have: 16 for "shadows:16", 0 for "none" and "attacks".
+
+    Raises:
+        UsageError: For anything else.
+    """
+    if audit in ("none", "attacks"):
+        return 0
+    word, _, count = audit.partition(":")
+    if word == "shadows" and count.isascii() and count.isdigit() and len(count) < 5 and int(count) in range(4, 1001, 2):
+        return int(count)
+    raise UsageError(f'audit must be "none", "attacks" or "shadows:16" (even, 4 to 1000), got {audit[:40]!r}')
+
+
+def check_audit(audit: str, *, task: str, reference: str) -> None:
+    """Nothing, when such an audit can be made.
+
+    Raises:
+        UsageError: For an unknown one, a model of values, or no retrained model to compare with.
+    """
+    shadows_in(audit)
+    if audit != "none" and task == "regression":
+        raise UsageError("an audit is for classifiers, the model predicts values: leave it out (audit=none)")
+    if audit != "none" and reference == "none":
+        raise UsageError("an audit compares with a retrained model: give reference=train, or its address")
+
+
+def policy_for(task: str, request: str, *, reference: bool = False, audit: bool = False) -> Policy:
     """The default policy.
 
     Args:
         task: "classification" or "regression".
         request: What is forgotten.
         reference: Whether there is a retrained model to be held against.
+        audit: Whether there is an audit.
     """
     if task == "regression":
-        return {**VALUES_POLICY, **(VALUES_REFERENCE_POLICY if reference else {})}
-    return {**(CLASS_POLICY if request == "class" else ROWS_POLICY), **(REFERENCE_POLICY if reference else {})}
+        return {**FINDINGS, **VALUES_POLICY, **(VALUES_REFERENCE_POLICY if reference else {})}
+    kind = CLASS_POLICY if request == "class" else ROWS_POLICY
+    return {**FINDINGS, **kind, **(REFERENCE_POLICY if reference else {}), **(AUDIT_POLICY if audit else {})}
 
 
 def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) -> dict[str, Bound]:
@@ -112,24 +167,23 @@ def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) ->
 
     Args:
         overrides: Metric name to {"low", "high", "why"}; "none" drops the gate (parameters of a pipeline know no null).
-        default: What is replaced in.
+        default: What is replaced in; with an audit's bounds, those of `AUDITED` may be added.
 
     Raises:
         UsageError: For a metric that the policy does not know, or bounds that make no sense.
     """
     policy = dict(default)
+    known = {**default, **(AUDITED if AUDIT_POLICY.keys() <= default.keys() else {})}
     for metric, bound in overrides.items():
-        if metric not in default:
-            raise UsageError(
-                f'policy: unknown metric "{metric}"{nearest(metric, default)} (valid: {", ".join(default)})'
-            )
+        if metric not in known:
+            raise UsageError(f'policy: unknown metric "{metric}"{nearest(metric, known)} (valid: {", ".join(known)})')
         if bound is None or bound == "none":
-            del policy[metric]
+            policy.pop(metric, None)
             continue
         if not isinstance(bound, Mapping):
             raise UsageError(f'policy: "{metric}" wants {{"low": ..., "high": ...}}, got {bound!r}')
         policy[metric] = build(Bound, bound, what=f'policy "{metric}"')
-    if not policy:
+    if policy.keys() <= FINDINGS.keys():
         raise UsageError("policy: every gate was dropped; a verdict needs at least one")
     return policy
 
@@ -173,12 +227,15 @@ def judge(
         metrics: Name to value; what was not measured is missing or None.
         errors: Standard errors of some metrics, by the same names; the others count as exact.
         policy: Name to bound; at least one.
-        findings: What is known to be wrong with the model, each with "code" and "sentence"; any one fails.
+        findings: What is known to be wrong with the model, each with "code" and "sentence"; any one fails, unless it is
+            of `FINDINGS` and the policy does not have it.
     """
-    if not policy:
-        raise UsageError("a policy needs at least one bound, got none")
-    gates = tuple(_gate(name, bound, metrics.get(name), errors.get(name, 0.0)) for name, bound in policy.items())
-    gates = (*(_finding(found["code"], found["sentence"]) for found in findings), *gates)
+    bounds = {name: bound for name, bound in policy.items() if name not in FINDINGS}
+    if not bounds:
+        raise UsageError("policy: every gate was dropped; a verdict needs at least one")
+    counted = [found for found in findings if (name := f"finding.{found['code']}") not in FINDINGS or name in policy]
+    gates = tuple(_gate(name, bound, metrics.get(name), errors.get(name, 0.0)) for name, bound in bounds.items())
+    gates = (*(_finding(found["code"], found["sentence"]) for found in counted), *gates)
     outcomes = {gate.outcome for gate in gates}
     outcome: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
     return Verdict(outcome=outcome, gates=gates)

@@ -74,6 +74,30 @@ _FIGURES = {
         "The nearer to the grey chance line, in either direction, the less the attack learns. "
         "The right panel enlarges the few false alarms that an attacker can afford.",
     ),
+    "confidence_histograms": (
+        "attacks",
+        "How sure the model is of forgotten rows",
+        "Dashed: before. Solid: after. Dotted: retrained. Forgotten rows should be answered as surely as by a model "
+        "that never saw them.",
+    ),
+    "relearning_curves": (
+        "audit",
+        "What comes back",
+        "Copies of the unlearned (diamonds) and the retrained model (triangles) are trained alike, several times. "
+        "Where the diamonds rise sooner, something of it was still there.",
+    ),
+    "inverted_classes": (
+        "audit",
+        "What the models think the forgotten class looks like",
+        "Inputs made to be called the class by each model. The unlearned model's should tell no more than those of the "
+        "retrained one.",
+    ),
+    "layer_distances": (
+        "weights",
+        "Which layers moved",
+        "Diamonds: the unlearned model's distance from the original. Triangles: a retrained model's, which is large "
+        "for any network that was trained anew.",
+    ),
     "training_curves": ("method", "While it ran", "One panel for each stage that learns, one value for each step."),
     "noise_pictures": (
         "method",
@@ -157,6 +181,8 @@ class RunReport:
         reference: What the unlearned model was compared with, as a sentence.
         not_claimed: What nobody may conclude from this report, a sentence each.
         attacks: One row per attack.
+        audit: One row per deeper attack, of a run that had an audit.
+        anamnesis_index: Of that audit, as text, since it may be a bound: "0.29", "> 1.2"; empty: not measured.
         finished: When the run ended, as the caller writes it; empty: not said.
         request: What was forgotten: "class", "subject" or "sample".
         notes: What the method said of its own course.
@@ -181,6 +207,8 @@ class RunReport:
     reference: str
     not_claimed: Sequence[str]
     attacks: Sequence[AttackRow] = ()
+    audit: Sequence[AttackRow] = ()
+    anamnesis_index: str = ""
     figures: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -383,7 +411,7 @@ def _lost(row: ClassRow) -> float:
 def _figures_by_section(report: RunReport) -> dict[str, list[dict[str, str]]]:
     """Section to its figures, in a fixed order; those without a known name come last, under "more"."""
     sections: dict[str, list[dict[str, str]]] = {
-        key: [] for key in ("classes", "values", "attacks", "method", "time", "more")
+        key: [] for key in ("classes", "values", "attacks", "audit", "weights", "method", "time", "more")
     }
     names = [*(name for name in _FIGURES if name in report.figures), *(n for n in report.figures if n not in _FIGURES)]
     for name in names:

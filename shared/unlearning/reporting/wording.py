@@ -88,6 +88,26 @@ _FINDINGS = {
     "randomised": "signs of a ruined model",
     "over_forgotten": "signs of forgetting too much",
 }
+_AUDIT = {
+    "relearned_few_shots": "accuracy relearned from a few forgotten rows",
+    "relearned_retain_only": "accuracy relearned from retained rows",
+    "relearning_area": "area between the relearning curves and the retrained model's",
+    "probe": "AUC of a linear probe of the features",
+    "prototype": "accuracy of nearest means of a few rows",
+    "update_loss": "AUC by the rise of the loss from before to after",
+    "update_divergence": "AUC by the change of the answer from before to after",
+    "rmia": "AUC of RMIA",
+    "lira": "AUC of U-LiRA",
+    "inversion_confidence": "the original's confidence in inverted pictures",
+    "inversion_similarity": "likeness of inverted pictures to the class",
+    "anamnesis_index": "Anamnesis Index, 1 is ideal",
+}
+_ATTACKED = {
+    "few_shots": ", a few forgotten rows",
+    "retain_only": ", retained rows alone",
+    "shadows": ", shadow by shadow",
+    **_MODELS,
+}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
@@ -109,6 +129,8 @@ def label(metric: str, request: str = "class") -> str:
     quantity, *parts = metric.split(".")
     if quantity == "finding" and len(parts) == 1:
         return _FINDINGS.get(parts[0], metric)
+    if quantity == "audit":
+        return _audit_label(parts) or metric
     if quantity not in _QUANTITIES or not set(parts) <= {*_ROWS, *_MODELS, *_STATISTICS}:
         return metric
     rows = " and ".join(_ROWS[part] for part in parts if part in _ROWS) or "examples"
@@ -120,6 +142,15 @@ def label(metric: str, request: str = "class") -> str:
     of, by = ("".join(words[part] for part in parts if part in words) for words in (_MODELS, _STATISTICS))
     other = "other class" if request == "class" else "class"
     return _QUANTITIES[quantity].format(rows=rows, of=of, by=by, **{"class": other})
+
+
+def _audit_label(parts: Sequence[str]) -> str:
+    """Of "audit.probe_gap", "audit.probe_auc.unlearned", ...; empty for others."""
+    name = parts[0].removesuffix("_auc").removesuffix("_accuracy") if parts else ""
+    less = " less the retrained model's" if name.endswith("_gap") else ""
+    words = _AUDIT.get(name.removesuffix("_gap"), "")
+    known = words and all(part in _ATTACKED for part in parts[1:])
+    return words + less + "".join(_ATTACKED[part] for part in parts[1:]) if known else ""
 
 
 def amount(metric: str, value: float | None, *, against: float | None = None) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from unlearning.errors import UsageError
 from unlearning.policy.gates import (
     CLASS_POLICY,
+    FINDINGS,
     ROWS_POLICY,
     VALUES_POLICY,
     Bound,
@@ -95,8 +96,9 @@ def test_a_failure_outweighs_doubt_and_doubt_outweighs_a_pass(leak: float | None
 
 
 def test_no_bounds_give_no_verdict() -> None:
-    with pytest.raises(UsageError, match="a policy needs at least one bound, got none"):
-        judge(GOOD, {}, {})
+    for empty in ({}, FINDINGS):
+        with pytest.raises(UsageError, match="every gate was dropped; a verdict needs at least one"):
+            judge(GOOD, {}, empty)
 
 
 numbers = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
@@ -208,7 +210,7 @@ def test_there_is_a_policy_for_every_kind_of_request_that_tells_forgetting_from_
 
 def test_the_policy_for_values_is_two_sided_where_forgetting_is_looking_like_unseen_rows() -> None:
     policy = policy_for("regression", "sample")
-    assert policy == VALUES_POLICY
+    assert policy == {**FINDINGS, **VALUES_POLICY}
     two_sided = {name for name, bound in policy.items() if bound.low is not None and bound.high is not None}
     assert two_sided == {"seen_advantage.forget.unlearned", "membership_auc.residual.forget.unlearned"}
     assert policy["retain_error_rise.test"].high == 0.1
@@ -267,9 +269,13 @@ def test_a_retrained_model_adds_bounds_of_distances_from_it_and_takes_none_away(
 
 def test_whatever_is_known_to_be_wrong_fails_and_comes_first_in_its_own_words() -> None:
     metrics = {"weights_changed": 1.0}
-    policy = {"weights_changed": CLASS_POLICY["weights_changed"]}
+    policy = {**FINDINGS, "weights_changed": CLASS_POLICY["weights_changed"]}
     assert judge(metrics, {}, policy, findings=[]).outcome == "pass"
-    verdict = judge(metrics, {}, policy, findings=[{"code": "head_only", "sentence": "only the head changed"}])
+    found = [{"code": "head_only", "sentence": "only the head changed"}]
+    verdict = judge(metrics, {}, policy, findings=found)
     assert verdict.outcome == "fail"
     assert verdict.reasons == ["only the head changed"]
     assert [gate.metric for gate in verdict.gates] == ["finding.head_only", "weights_changed"]
+    waived = {name: bound for name, bound in policy.items() if name != "finding.head_only"}
+    assert judge(metrics, {}, waived, findings=found).outcome == "pass"
+    assert judge(metrics, {}, waived, findings=[{"code": "new", "sentence": "of a newer kind"}]).outcome == "fail"

@@ -1,0 +1,210 @@
+"""From a run's artifacts to its audit: the deeper attacks, and shadow models made one by one and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unlearning import __version__
+from unlearning.attacks.lira import Audit, audit_by_shadow, lira_scores, taught
+from unlearning.attacks.membership import cross_entropy, population_attack
+from unlearning.audit import AuditConfig, AuditReport, audit
+from unlearning.config import as_plain
+from unlearning.data.samples import Joined, Rows, Samples
+from unlearning.data.selection import read_rows
+from unlearning.errors import UsageError
+from unlearning.methods import METHODS
+from unlearning.methods.apply import unlearn
+from unlearning.models.bundle import load_bundle
+from unlearning.policy.gates import shadows_in
+from unlearning.progress import Lines
+from unlearning.references import rows_digest
+from unlearning.reporting.audit_figures import relearning_curves
+from unlearning.reporting.figures import noise_pictures
+from unlearning.training import best_device, generator, predict
+from unlearning_components.surroundings import fetch_manifest, open_for, store, subset, task_for
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from unlearning.data.manifest import Manifest
+    from unlearning.models.bundle import ModelCard
+
+MOST_CANDIDATES = 2000
+"""Rows that shadows are taught, or not; more are drawn down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """What the audit stage writes.
+
+    Attributes:
+        content: As JSON types; "metrics" and "standard_errors" are what the gate reads, "asked" what the report shows.
+        pictures: File name to SVG or PNG.
+    """
+
+    content: dict[str, Any]
+    pictures: dict[str, bytes]
+
+
+def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int) -> Audited:
+    """The attacks on the artifacts' models, and the shadows that are asked for.
+
+    Args:
+        folders: The artifacts: original, unlearned, retrained, forget, retain, holdout.
+        manifest: The data set, as for select.
+        how: "attacks", or "shadows:16".
+        seed: Of every random choice.
+    """
+    data = fetch_manifest(manifest)
+    forget, retain, holdout = (str(folders[name]) for name in ("forget", "retain", "holdout"))
+    gone = tuple(read_rows(forget)[1]["forget_classes"])
+    loaded = {name: load_bundle(folders[name]) for name in ("original", "unlearned", "retrained")}
+    card = loaded["unlearned"][1]
+    samples = open_for(card, data)
+    sets: dict[str, Samples] = {
+        "forget.train": subset(samples, forget, "forget", data),
+        "retain.train": subset(samples, retain, "retain", data),
+        "retain.test": subset(samples, holdout, "holdout_retain", data),
+    }
+    if gone:
+        sets["forget.test"] = subset(samples, holdout, "holdout_forget", data)
+    models = {name: network.to(best_device()) for name, (network, _) in loaded.items()}
+    report = attack_all(models, sets, card=card, gone=gone, seed=seed)
+    metrics, errors = dict(report.metrics), dict(report.standard_errors)
+    asked = [as_plain(one) for one in report.asked]
+    if planned := shadows_in(how):
+        shadows = _shadows(models["unlearned"], sets, card, data, folders, planned=planned, seed=seed)
+        metrics |= shadows.metrics
+        errors |= shadows.errors
+        asked.append(shadows.asked)
+    pictures = {"relearning_curves.svg": relearning_curves(report.relearning)}
+    if report.images:
+        each = len(report.image_classes) // len(gone)
+        stacked = torch.cat([made.unflatten(0, (len(gone), each)) for made in report.images.values()])
+        names = [f"{model}: {data.card.classes[c]}" for model in report.images for c in gone]
+        mean, std = card.mean or (0.0,), card.std or (1.0,)
+        pictures["inverted_classes.png"] = noise_pictures(stacked.numpy(), mean, std, names)
+    content = {
+        "metrics": metrics,
+        "standard_errors": errors,
+        "asked": asked,
+        "anamnesis_index": "" if report.index is None else str(report.index),
+    }
+    return Audited(content=content, pictures=pictures)
+
+
+def attack_all(
+    models: Mapping[str, nn.Module], sets: Mapping[str, Samples], *, card: ModelCard, gone: tuple[int, ...], seed: int
+) -> AuditReport:
+    """`unlearning.audit.audit` with errors that name what to do."""
+    try:
+        return audit(
+            models,
+            sets,
+            classes=card.outputs,
+            forget_classes=gone,
+            input_shape=card.input_shape,
+            config=AuditConfig(),
+            seed=seed,
+            progress=Lines(),
+        )
+    except ValueError as error:
+        raise UsageError(f"the audit cannot be made: {error}; run without one (audit=none)") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shadows:
+    metrics: dict[str, float]
+    errors: dict[str, float]
+    asked: dict[str, Any]
+
+
+def _shadows(
+    unlearned: nn.Module,
+    sets: Mapping[str, Samples],
+    card: ModelCard,
+    data: Manifest,
+    folders: Mapping[str, Path],
+    *,
+    planned: int,
+    seed: int,
+) -> _Shadows:
+    """The likelihood-ratio audit: shadows train on half of the candidates each and unlearn it by the run's method."""
+    how = card.method or {}
+    if how.get("name") not in METHODS or not card.recipe:
+        raise UsageError("shadows are made by the model's recipe and method, its card lacks one: run audit=attacks")
+    members, strangers = sets["forget.train"], sets["forget.test" if "forget.test" in sets else "retain.test"]
+    half = min(len(members), len(strangers), MOST_CANDIDATES // 2)
+    draws = generator(seed, "audit candidates")
+    picked = [
+        Rows(side, torch.randperm(len(side), generator=draws)[:half].sort().values) for side in (members, strangers)
+    ]
+    candidates = Joined(*picked)
+    task = task_for(
+        ("forget", "retain", "calibration"),
+        card,
+        data,
+        *(str(folders[name]) for name in ("forget", "retain", "holdout")),
+    )
+    kept = store()
+    left_out = rows_digest(read_rows(folders["forget"])[0]["forget"].tolist())
+    facts = [
+        data.digest,
+        left_out,
+        card.architecture,
+        card.arguments,
+        dict(card.recipe),
+        how,
+        planned,
+        seed,
+        __version__,
+    ]
+    key = f"audits/{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}.json"
+    record = (
+        Audit.from_json(kept.get(key).decode())
+        if kept.exists(key)
+        else Audit(seed=seed, rows=len(candidates), planned=planned, confidences={})
+    )
+    for shadow in record.missing:
+        print(f"shadow model {shadow + 1} of {planned}", flush=True)
+        seen = Rows(candidates, torch.from_numpy(np.flatnonzero(taught(len(candidates), shadow, seed=seed))))
+        whole = replace(task, retain=Joined(sets["retain.train"], seen), forget_classes=())
+        recipe = dict(card.recipe)
+        before = unlearn(task.blank(seed), whole, name="retrain", recipe=recipe, seed=seed + 1 + shadow).model
+        after = unlearn(
+            before,
+            replace(task, forget=seen),
+            name=how["name"],
+            settings=how.get("settings", {}),
+            recipe=recipe,
+            seed=seed + 1 + shadow,
+        ).model
+        record = record.with_shadow(shadow, cross_entropy(predict(after, candidates), candidates.targets))
+        kept.put(key, record.to_json().encode())
+    scores = lira_scores(record, cross_entropy(predict(unlearned, candidates), candidates.targets))
+    ours = population_attack(-scores[:half], -scores[half:])
+    over = audit_by_shadow(record).tolist()
+    return _Shadows(
+        metrics={"audit.lira_auc.unlearned": ours.auc, "audit.lira_auc.shadows": fmean(over)},
+        errors={
+            "audit.lira_auc.unlearned": ours.auc_standard_error,
+            "audit.lira_auc.shadows": stdev(over) / len(over) ** 0.5,
+        },
+        asked={
+            "metric": "lira_auc",
+            "original": None,
+            "unlearned": ours.auc,
+            "retrained": None,
+            "members": half,
+            "non_members": half,
+        },
+    )
