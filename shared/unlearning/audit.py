@@ -66,8 +66,8 @@ class Asked:
         original: Of the model before.
         unlearned: Of the model after.
         retrained: Of the model that never saw the forgotten rows: the score to compare with.
-        members: Rows that were trained on, or images.
-        non_members: Rows that were not, or 0.
+        members: Rows that were trained on; 0 where the attack has no such sides.
+        non_members: Rows that were not; likewise.
     """
 
     metric: str
@@ -307,8 +307,6 @@ def _prototypes(
         original=found["original"],
         unlearned=found["unlearned"],
         retrained=found["retrained"],
-        members=len(shots),
-        non_members=len(tested),
     )
 
 
@@ -325,7 +323,7 @@ def _inversions(original: nn.Module, images: Mapping[str, Tensor], labels: Seque
         what: {name: sum(getattr(score, what)) / len(labels) for name, score in scores.items()}
         for what in ("confidence", "similarity")
     }
-    return [Asked(metric=f"inversion_{what}", **found, members=len(labels)) for what, found in means_of.items()]
+    return [Asked(metric=f"inversion_{what}", **found) for what, found in means_of.items()]
 
 
 def _features(model: nn.Module, sets: Mapping[str, Rows]) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ def confidence_histograms(shares: Mapping[str, Sequence[float]]) -> bytes:
     """
     look = {"original": ("--", ORIGINAL), "unlearned": ("-", UNLEARNED), "retrained": (":", RETRAINED)}
     with styled():
-        figure, axes = one_panel(WIDTH, 3.0)
+        figure, axes = one_panel(WIDTH, 3.2)
         for name, values in shares.items():
             style, colour = look[name]
             edges = np.linspace(0, 1, len(values) + 1)

@@ -13,9 +13,11 @@ from unlearning.policy.gates import (
     VALUES_POLICY,
     Bound,
     Verdict,
+    check_audit,
     judge,
     policy_for,
     policy_with,
+    shadows_in,
 )
 
 POLICY = {"leak": Bound(high=0.05, why="little is left"), "auc": Bound(low=0.4, high=0.6)}
@@ -279,3 +281,25 @@ def test_whatever_is_known_to_be_wrong_fails_and_comes_first_in_its_own_words() 
     waived = {name: bound for name, bound in policy.items() if name != "finding.head_only"}
     assert judge(metrics, {}, waived, findings=found).outcome == "pass"
     assert judge(metrics, {}, waived, findings=[{"code": "new", "sentence": "of a newer kind"}]).outcome == "fail"
+
+
+def test_an_audit_is_named_by_a_word_and_needs_a_retrained_classifier() -> None:
+    assert (shadows_in("none"), shadows_in("attacks"), shadows_in("shadows:16")) == (0, 0, 16)
+    for wrong in ("", "all", "shadows", "shadows:", "shadows:3", "shadows:2", "shadows:99999", "shadows:\u0664"):
+        with pytest.raises(UsageError, match='audit must be "none", "attacks" or "shadows:16"'):
+            shadows_in(wrong)
+    check_audit("none", task="regression", reference="none")
+    check_audit("attacks", task="classification", reference="train")
+    with pytest.raises(UsageError, match="an audit is for classifiers"):
+        check_audit("attacks", task="regression", reference="train")
+    with pytest.raises(UsageError, match="an audit compares with a retrained model: give reference=train"):
+        check_audit("attacks", task="classification", reference="none")
+
+
+def test_bounds_on_what_an_audit_measures_may_be_added_where_there_is_one() -> None:
+    wanted = {"audit.prototype_gap": {"high": 0.2}}
+    policy = policy_with(wanted, policy_for("classification", "class", reference=True, audit=True))
+    assert policy["audit.prototype_gap"].high == 0.2
+    assert "audit.relearning_area.retain_only" in policy
+    with pytest.raises(UsageError, match=r'unknown metric "audit\.prototype_gap"'):
+        policy_with(wanted, policy_for("classification", "class", reference=True))
