@@ -230,6 +230,18 @@ def test_free_quantiles_do_cross_and_the_middle_one_is_the_same_either_way() -> 
     assert torch.equal(apart[..., 1], sorted_[..., 1])
 
 
+@pytest.mark.parametrize(("season", "target"), [(1, 0), (2, 1), (5, 1)])
+def test_a_forecast_may_count_from_the_season_before(season: int, target: int) -> None:
+    levels, changes = network(), network(season=season, target=target)
+    inputs = windows()
+    with torch.no_grad():
+        difference = (changes(inputs) - levels(inputs)).view(3, HORIZON, 3)
+    for step in range(HORIZON):
+        # the season before step 0 is the last one read; later steps repeat it
+        before = inputs[:, ENCODER - season + step % season, target]
+        torch.testing.assert_close(difference[:, step], before[:, None].expand(3, 3))
+
+
 def test_a_batch_says_of_each_window_what_it_says_of_it_alone() -> None:
     model, inputs = network(series=4), windows(5, series=4)
     with torch.no_grad():
@@ -258,6 +270,8 @@ def test_the_layers_whose_activations_can_be_imitated_are_found() -> None:
         ({"encoder": 5, "observed": 3, "series": 2}, (8, 4), 6, "leave none known"),
         ({"encoder": 5}, (8, 4), 7, "a multiple of the horizon of 3 steps"),
         ({"encoder": 5, "hidden": 10, "heads": 4}, (8, 4), 6, "hidden must be a multiple of the 4 heads, got 10"),
+        ({"encoder": 5, "season": 6}, (8, 4), 6, "season must be at most 5"),
+        ({"encoder": 5, "season": 1, "target": 2}, (8, 4), 6, "target below 2, got 1 and 2"),
         ({"encoder": 5, "dropout": 1.0}, (8, 4), 6, "dropout: Input should be less than 1"),
         ({"encoder": "5"}, (8, 4), 6, "encoder: Input should be a valid integer"),
         ({}, (8, 4), 6, "encoder: Missing"),

@@ -5,7 +5,8 @@ them: `past_selection.weights` and `future_selection.weights` put out how much e
 `attention.weights` where each step to predict looks (N, heads, horizon, encoder + horizon).
 
 Departures: attention is computed for the steps to predict only, as nothing else of it is used; of static variables
-there is one, the number of the series, or none; quantiles cannot cross unless asked for (`monotone`).
+there is one, the number of the series, or none; quantiles cannot cross unless asked for (`monotone`); forecasts may
+count from the past (`season`).
 """
 
 from __future__ import annotations
@@ -131,16 +132,16 @@ class Quantiles(nn.Linear):
         super().__init__(size, quantiles)
         self.monotone = monotone
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(..., size) to (..., quantiles), rising where `monotone`."""
-        raw = super().forward(inputs)
-        if not self.monotone or self.out_features == 1:
-            return raw
-        middle = self.out_features // 2
-        center = raw[..., middle : middle + 1]
-        above = center + F.softplus(raw[..., middle + 1 :]).cumsum(-1)
-        below = center - F.softplus(raw[..., :middle]).flip(-1).cumsum(-1).flip(-1)
-        return torch.cat([below, center, above], dim=-1)
+    def forward(self, inputs: Tensor, start: Tensor | None = None) -> Tensor:
+        """(..., size), and perhaps what to count from (..., 1), to (..., quantiles), rising where `monotone`."""
+        levels = super().forward(inputs)
+        if self.monotone and self.out_features > 1:
+            middle = self.out_features // 2
+            center = levels[..., middle : middle + 1]
+            above = center + F.softplus(levels[..., middle + 1 :]).cumsum(-1)
+            below = center - F.softplus(levels[..., :middle]).flip(-1).cumsum(-1).flip(-1)
+            levels = torch.cat([below, center, above], dim=-1)
+        return levels if start is None else start + levels
 
 
 class TemporalFusionTransformer(nn.Module):
@@ -160,8 +161,11 @@ class TemporalFusionTransformer(nn.Module):
         horizon: int,
         quantiles: int,
         monotone: bool,
+        season: int,
+        target: int,
     ) -> None:
         super().__init__()
+        self.season, self.target = season, target
         self.encoder, self.horizon, self.observed, self.known = encoder, horizon, observed, known
         variables, context = observed + known, hidden if series else 0
         self.embedding_weight = nn.Parameter(torch.empty(variables, hidden).uniform_(-1, 1))
@@ -204,8 +208,15 @@ class TemporalFusionTransformer(nn.Module):
         enriched = self.enrichment(local, None if enriching is None else enriching[:, None])
         looked = self.after_attention(self.attention(enriched, self.horizon), enriched[:, -self.horizon :])
         final = self.after_positionwise(self.positionwise(looked), local[:, -self.horizon :])
-        quantiles: Tensor = self.head(final)
+        quantiles: Tensor = self.head(final, self._season_before(values))
         return quantiles.flatten(1)
+
+    def _season_before(self, values: Tensor) -> Tensor | None:
+        """The target at the same step of the last season that was read, (N, horizon, 1)."""
+        if not self.season:
+            return None
+        steps = torch.arange(self.horizon, device=values.device) % self.season + self.encoder - self.season
+        return values[:, steps, self.target, None]
 
 
 @checked
@@ -221,18 +232,26 @@ def tft(
     layers: Annotated[int, Field(ge=1, le=8)] = 1,
     dropout: Dropout = 0.1,
     monotone: bool = True,
+    season: Annotated[int, Field(ge=0, le=16_384)] = 0,
+    target: Annotated[int, Field(ge=0, le=16_384)] = 0,
 ) -> nn.Module:
     """Inputs (steps, values): `encoder` steps to read, the rest to predict; the first `observed` values are past only.
 
     The values after those are known beforehand, at every step. With `series`, how many there are, the last value is the
     number of the series. Outputs are horizon x quantiles. `monotone`: whether quantiles are built so that they cannot
-    cross; the published network lets them.
+    cross; the published network lets them. `season`: forecasts are changes from observed value number `target` that
+    many steps before (1: the last one read; 24: the same hour of the last day), as a network of levels hardly follows
+    a level that drifts; 0: levels, as published.
     """
     if len(input_shape) != 2 or input_shape[0] <= encoder:
         raise ValueError(f"it takes (steps, values) with more steps than the {encoder} of the encoder")
     horizon, known = input_shape[0] - encoder, input_shape[1] - observed - bool(series)
     if known < 1:
         raise ValueError(f"{input_shape[1]} values leave none known beforehand beside {observed} observed ones")
+    if season > encoder or target >= observed:
+        raise ValueError(
+            f"season must be at most {encoder} and target below {observed}, got {season} and {target}: both are read"
+        )
     if outputs % horizon:
         raise ValueError(f"the outputs must be a multiple of the horizon of {horizon} steps")
     if hidden % heads:
@@ -249,4 +268,6 @@ def tft(
         horizon=horizon,
         quantiles=outputs // horizon,
         monotone=monotone,
+        season=season,
+        target=target,
     )
