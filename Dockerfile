@@ -37,9 +37,12 @@ COPY --from=wheel /dist/*.whl /dist/
 RUN python3 -m pip install --no-deps /dist/*.whl && python3 -m pip check
 
 # Any user id may run it: nothing is written outside /tmp, and libraries that ask for the user's name find one.
-# Pickles are never loaded, nothing is reported home, and git is not looked for.
+# Pickles are never loaded, nothing is reported home, and git is not looked for. Freed memory (up to 1 GiB) is kept for
+# the next pass instead of being faulted in again.
 ENV HOME=/tmp \
     USER=unlearn \
+    MALLOC_MMAP_THRESHOLD_=33554432 \
+    MALLOC_TRIM_THRESHOLD_=1073741824 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     GIT_PYTHON_REFRESH=quiet \

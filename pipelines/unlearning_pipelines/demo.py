@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markdown import Markdown
 
 from unlearning_components.surroundings import tracker
 from unlearning_pipelines.deployment import DIGITS, check_before_training, train_model
@@ -79,7 +80,8 @@ def show_result(result: Result) -> None:
         auc = numbers["membership_auc.entropy.forget.unlearned"]
         out.print(f"   membership attack (0.5: blind)                {auc:.2f}")
     else:
-        print(Path(result.summary).read_text())
+        text = Path(result.summary).read_text()
+        out.print(Markdown(text) if out.is_terminal else text, markup=False)
     where = f"; the model is at {result.model_uri}" if result.model_uri else ""
     out.print(f"   took {result.seconds['total']:.0f} s{where}")
     out.print(f"   report   {result.report}")

@@ -83,7 +83,7 @@ def test_rows_and_people_are_forgotten_judged_and_promoted(place: Any, done: Cha
     assert "seen_gap.forget.unlearned" in {gate["metric"] for gate in verdict["gates"]}
     assert "forget_accuracy.test.unlearned" not in {gate["metric"] for gate in verdict["gates"]}
     notes = json.loads(Path(done.artifacts["preview"].path, "notes.json").read_text())["notes"]
-    assert notes["teacher"] == "random"
+    assert notes["teacher"] == "blind"
     page = Path(done.artifacts["report"].path).read_text()
     assert "no longer recognises" not in page
 

@@ -14,7 +14,7 @@ part, as a few rows among many are taught too little. So here the teacher of row
 weights, trained for a few epochs on what the original says of the retain rows. It knows what these support and has
 never seen the forget rows, which is what the student should say of them. After so few epochs it is less certain of
 everything than a trained network, so its logits are scaled until it is as certain of calibration rows, which nobody
-was trained on, as the original. And the forget rows are repeated until they are a quarter of what is taught.
+was trained on, as the original. And the forget rows are repeated until they are a fifth of what is taught.
 
 With a random teacher, the forget rows are compared with calibration rows, which were never trained on, after every few
 steps. While they look more familiar, the next steps train on both kinds of rows; once they do not, on retain rows
@@ -71,7 +71,7 @@ RETAIN_ROWS = 3000
 BLIND_RATE = 1e-2
 """Adam's highest rate while the blind teacher learns; it starts from random weights whatever the original did."""
 
-FORGET_SHARE = 0.25
+FORGET_SHARE = 0.2
 MOST_REPEATS = 50
 """The share that forget rows are repeated to for a blind teacher; how often one is repeated in an epoch at most."""
 
@@ -220,7 +220,7 @@ def without(probabilities: Tensor, classes: tuple[int, ...]) -> Tensor:
 
 def mean_entropy(logits: Tensor) -> float:
     """Of the softmax of logits, shape (N, C): mean over rows, in nats, in [0, ln C]."""
-    return torch.special.entr(F.softmax(logits, dim=1)).sum(1).mean().item()
+    return float(torch.special.entr(F.softmax(logits, dim=1)).sum(1).mean())
 
 
 def scale_to_entropy(logits: Tensor, wanted: float) -> float:
@@ -240,7 +240,7 @@ def scale_to_entropy(logits: Tensor, wanted: float) -> float:
         return 1.0
     if most <= 0 or least >= 0:
         return math.exp(low if most <= 0 else high)
-    return math.exp(brentq(excess, low, high, xtol=1e-6))
+    return math.exp(float(brentq(excess, low, high, xtol=1e-6)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

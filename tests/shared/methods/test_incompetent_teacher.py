@@ -321,7 +321,7 @@ def test_the_teacher_of_rows_is_blind_and_that_of_classes_random_unless_asked_fo
     assert configure({"preset": "paper", "teacher": "blind"}, rows).teacher == "blind"
     blind = configure({}, replace(rows, retain_rows=100))
     # All retain rows, and as many epochs of the teacher as of the student: 16 of 6.25 updates.
-    assert (blind.retain_fraction, blind.forget_share, blind.batch_size) == (1.0, 0.25, 16)
+    assert (blind.retain_fraction, blind.forget_share, blind.batch_size) == (1.0, 0.2, 16)
     assert (blind.teacher_epochs, blind.epochs) == (16, 16)
 
 
@@ -349,7 +349,7 @@ def test_a_blind_teacher_learns_the_originals_answers_on_retain_rows_and_speaks_
     _, record = distill(
         original, replace(task, forget=forget, retain=retain), config=config, generator=generator(0, "distill")
     )
-    assert forget.counts.tolist() == [1 + 2] * 12  # 12 of 42 are a quarter already: the teacher once, two epochs
+    assert forget.counts.tolist() == [1 + 2] * 12  # 12 of 42 are over a fifth already: the teacher once, two epochs
     assert retain.counts.tolist() == [1 + 40 + 2] * 30
     losses = record.histories["teacher_loss"]
     assert len(losses) == 40
