@@ -221,6 +221,7 @@ def run(
     original: nn.Module,
     trained: float,
     seed: int,
+    given: dict[str, dict[str, Any]],
     keep: Callable[[Callable[[], tuple[nn.Module, float]]], tuple[nn.Module, float]],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     assert task.forget is not None
@@ -236,6 +237,7 @@ def run(
     )
     for variant in variants:
         method, settings = VARIANTS[variant]
+        settings = settings | given.get(variant, {})
         notes: dict[str, Any] = {}
         if method is None:
             model, seconds = original, trained
@@ -296,6 +298,7 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--settings", default="{}", help='JSON, by variant: {"incompetent teacher": {"epochs": 5}}')
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "unlearn-benchmarks")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -356,6 +359,7 @@ def main() -> None:
                 original,
                 trained,
                 seed,
+                json.loads(asked.settings),
                 lambda make, n=f"{name}-{request}": kept(asked.cache, n, data, make),
             )
             for variant, figures in runs:
