@@ -1,12 +1,17 @@
-"""Rows forgotten, beside a model that never saw them: random rows, or one kind of object within a class.
+"""Rows forgotten, beside a model that never saw them: random rows, one kind of object within a class, or people.
 
     UNLEARN_DATA=... python benchmarks/forget_rows.py fashion --seeds 3
+    UNLEARN_DATA=... python benchmarks/forget_rows.py har
     UNLEARN_DATA=... python benchmarks/forget_rows.py super20 --variants original,retrained,"incompetent teacher"
 
 `fashion`: 1%, 5% and 10% of 20,000 rows of Fashion-MNIST, LeNet-5. `super20`: the rockets among the vehicles, the
 mushrooms among fruit and vegetables, and the babies among people, one request each, of 10,000 rows of CIFAR-100 with
 its 20 coarse labels, scaled to 16 x 16 to save time; an eighth-width ResNet-9 without augmentation, which learns its
 rows by heart.
+
+`har`: all rows of one and of three of the 21 people whose movements the network knows, six activities of 265 features.
+`eeg`: ten of 400 recordings of brain waves, five classes, read by convolutions. Other people's movements, and other
+recordings, are the rows that nobody saw; each seed forgets others. Both are trained from their starting points.
 
 What to look for is the retrained model's row, not 0: of random rows it gets as many right as of rows that nobody saw.
 The AUC is that of the loss attack on forgotten rows against held-out rows of the same kind; away from 0.5 on either
@@ -36,13 +41,16 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import data_folder, npz_of
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unlearning.attacks.membership import cross_entropy, entropy, population_attack
 from unlearning.config import as_plain
-from unlearning.data.samples import Rows, TensorSamples
+from unlearning.config import build as build_settings
+from unlearning.data.samples import Rows, Samples, TensorSamples
+from unlearning.data.sources import make_manifest, open_samples
 from unlearning.methods import (
     Facts,
     amnesiac,
@@ -56,6 +64,7 @@ from unlearning.methods import (
 from unlearning.methods.task import Task
 from unlearning.metrics.accuracy import accuracy
 from unlearning.models.architectures import build
+from unlearning.models.starting_points import starting_point
 from unlearning.training import Recipe, build_seeded, generator, predict
 
 VARIANTS: dict[str, tuple[ModuleType | None, dict[str, Any]]] = {
@@ -77,15 +86,18 @@ AUCS = ("auc_loss", "auc_entropy")
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its network; `kinds` are the finer labels, if there are any."""
+    """A data set with its network; `kinds` are finer labels and `people` whom rows are about, where there are any."""
 
-    samples: TensorSamples
+    samples: Samples
+    input_shape: tuple[int, ...]
     train: Tensor
     test: Tensor
     kinds: Tensor | None
     classes: int
     network: Callable[[], nn.Module]
     recipe: Recipe
+    people: NDArray[np.str_] | None = None
+    groups: tuple[tuple[str, int], ...] = ()
 
 
 def fashion(cache: Path) -> Data:
@@ -97,6 +109,7 @@ def fashion(cache: Path) -> Data:
     train, test = (torch.from_numpy(np.flatnonzero(content["split"] == split)) for split in ("train", "test"))
     return Data(
         samples=samples,
+        input_shape=(1, 28, 28),
         train=train[torch.randperm(len(train), generator=generator(0, "rows"))[:20_000]],
         test=test,
         kinds=None,
@@ -120,6 +133,7 @@ def super20(cache: Path) -> Data:
     )
     return Data(
         samples=TensorSamples(torch.from_numpy(halved), coarse, mean=[0.507, 0.487, 0.441], std=[0.267, 0.256, 0.276]),
+        input_shape=(3, 16, 16),
         train=torch.arange(10_000),
         test=torch.arange(10_000, 20_000),
         kinds=kinds,
@@ -129,9 +143,35 @@ def super20(cache: Path) -> Data:
     )
 
 
+def of_people(source: str, groups: tuple[tuple[str, int], ...]) -> Data:
+    """A source that says whom each row is about; the requests' names, and how many people each forgets."""
+    made = make_manifest(source.format(data=data_folder()))
+    train, test = (torch.from_numpy(made.rows(split)) for split in ("train", "test"))
+    point = starting_point(made.card, len(train))
+    return Data(
+        samples=open_samples(made),
+        input_shape=made.card.input_shape,
+        train=train,
+        test=test,
+        kinds=None,
+        classes=len(made.card.classes),
+        network=lambda: build(
+            point.architecture, point.arguments, input_shape=made.card.input_shape, outputs=point.outputs
+        ),
+        recipe=build_settings(Recipe, point.recipe, what="recipe"),
+        people=np.array(made.table["subject_id"].to_pylist()),
+        groups=groups,
+    )
+
+
 KINDS = {"rocket": 69, "mushroom": 51, "baby": 2}
 """Fine labels of CIFAR-100, from three coarse classes: vehicles 2, fruit and vegetables, people."""
-TASKS = {"fashion": fashion, "super20": super20}
+TASKS: dict[str, Callable[[Path], Data]] = {
+    "fashion": fashion,
+    "super20": super20,
+    "har": lambda cache: of_people("har:{data}/har", (("1 person", 1), ("3 people", 3))),
+    "eeg": lambda cache: of_people("eeg:{data}/eeg", (("10 recordings", 10),)),
+}
 
 
 def requests(data: Data, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -140,11 +180,19 @@ def requests(data: Data, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
         for name, kind in KINDS.items():
             yield name, data.kinds[data.train] == kind, data.kinds[data.test] == kind
         return
+    unseen = torch.ones(len(data.test), dtype=torch.bool)
+    if data.people is not None:
+        known = data.people[data.train.numpy()]
+        names = np.unique(known)
+        drawn = names[torch.randperm(len(names), generator=generator(seed, "forget")).numpy()]
+        for name, count in data.groups:
+            yield name, torch.from_numpy(np.isin(known, drawn[:count])), unseen
+        return
     order = torch.randperm(len(data.train), generator=generator(seed, "forget"))
     for share in (0.01, 0.05, 0.1):
         gone = torch.zeros(len(data.train), dtype=torch.bool)
         gone[order[: round(share * len(data.train))]] = True
-        yield f"{share:.0%}", gone, torch.ones(len(data.test), dtype=torch.bool)
+        yield f"{share:.0%}", gone, unseen
 
 
 def kept(cache: Path, name: str, data: Data, make: Callable[[], tuple[nn.Module, float]]) -> tuple[nn.Module, float]:
@@ -173,6 +221,7 @@ def run(
     original: nn.Module,
     trained: float,
     seed: int,
+    given: dict[str, dict[str, Any]],
     keep: Callable[[Callable[[], tuple[nn.Module, float]]], tuple[nn.Module, float]],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     assert task.forget is not None
@@ -188,6 +237,7 @@ def run(
     )
     for variant in variants:
         method, settings = VARIANTS[variant]
+        settings = settings | given.get(variant, {})
         notes: dict[str, Any] = {}
         if method is None:
             model, seconds = original, trained
@@ -215,12 +265,12 @@ def run(
 
 def tables(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
     """Print the means over seeds, and the differences from the retrained model of the same seed."""
-    head = "{:8} {:20}".format("request", "variant")
+    head = "{:13} {:20}".format("request", "variant")
     print(head + "".join(f"{column:>14}" for column in COLUMNS))
     for (request, variant), figures in rows.items():
         mean = {column: statistics.mean(one[column] for one in figures) for column in COLUMNS}
         print(
-            f"{request:8} {variant:20}"
+            f"{request:13} {variant:20}"
             + "".join(
                 f"{mean[c]:14.1f}" if c == "seconds" else f"{mean[c]:14.3f}" if c in AUCS else f"{mean[c]:14.1%}"
                 for c in COLUMNS
@@ -232,7 +282,7 @@ def tables(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
         references = rows.get((request, "retrained"))
         if references is None or variant == "retrained":
             continue
-        line = f"{request:8} {variant:20}"
+        line = f"{request:13} {variant:20}"
         for column in COLUMNS[:-1]:
             gaps = [one[column] - other[column] for one, other in zip(figures, references, strict=True)]
             error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
@@ -248,6 +298,7 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--settings", default="{}", help='JSON, by variant: {"incompetent teacher": {"epochs": 5}}')
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "unlearn-benchmarks")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -265,7 +316,7 @@ def main() -> None:
 
         def train_original(seed: int = seed) -> tuple[nn.Module, float]:
             everything = Task(
-                input_shape=tuple(data.samples.inputs.shape[1:]),
+                input_shape=data.input_shape,
                 outputs=data.classes,
                 forget_classes=(),
                 blank=blank,
@@ -288,7 +339,7 @@ def main() -> None:
         calibration[order[: len(data.test) // 5]] = True
         for request, gone, same_kind in requests(data, seed):
             task = Task(
-                input_shape=tuple(data.samples.inputs.shape[1:]),
+                input_shape=data.input_shape,
                 outputs=data.classes,
                 forget_classes=(),
                 blank=blank,
@@ -308,6 +359,7 @@ def main() -> None:
                 original,
                 trained,
                 seed,
+                json.loads(asked.settings),
                 lambda make, n=f"{name}-{request}": kept(asked.cache, n, data, make),
             )
             for variant, figures in runs:

@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from support.networks import IMAGES, inputs_for, of, small
 from torch import nn
 
+from unlearning.data.samples import TensorSamples, TokenSamples
 from unlearning.errors import ModelError
+from unlearning.losses import loss_of
+from unlearning.methods.attention import attended_modules
 from unlearning.models.architectures import ARCHITECTURES, ENTRY_POINTS, build
+from unlearning.training import Recipe, generator, train
 
 SMALL = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 OWN = {"lenet5", "allcnn", "resnet9", "resnet20", "mlp"}
@@ -62,7 +67,7 @@ def test_the_number_of_parameters_is_the_derived_or_published_one(
 
 @pytest.mark.parametrize("shape", SMALL)
 @pytest.mark.parametrize(
-    "name", sorted(ARCHITECTURES.keys() - {"resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "vit_b_16"})
+    "name", [name for name in IMAGES if name not in ("resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "vit_b_16")]
 )
 def test_small_images_give_finite_logits_and_reach_every_weight(name: str, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -86,12 +91,68 @@ def test_larger_networks_take_other_channels_too(name: str, shape: tuple[int, ..
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_no_network_works_in_place_or_holds_what_no_state_dict_has(name: str) -> None:
+    arguments, shape = of(name)
     with torch.device("meta"):
-        network = build(name, {}, input_shape=(3, 32, 32), outputs=10)
+        network = build(name, arguments, input_shape=shape, outputs=6)
     assert network.training
     assert [key for key, module in network.named_modules() if getattr(module, "inplace", False)] == []
     named = {key for key, _ in (*network.named_parameters(), *network.named_buffers())}
     assert named == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - {*IMAGES} | {"mlp"}))
+def test_networks_for_other_data_give_finite_outputs_and_reach_every_weight(name: str) -> None:
+    network = small(name)
+    outputs = network(inputs_for(name))
+    assert outputs.shape == (4, 6)
+    assert outputs.isfinite().all()
+    outputs.square().sum().backward()
+    assert [key for key, weight in network.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - {*IMAGES} | {"allcnn", "mlp"}))
+def test_the_seed_decides_the_trained_weights_to_the_byte(name: str) -> None:
+    samples = (TokenSamples if name == "pair_lstm" else floats)(inputs_for(name, 12), torch.arange(12.0))
+    if name == "tft":
+        samples = floats(inputs_for(name, 12), torch.arange(36.0).view(12, 3))
+    recipe = Recipe(epochs=2, batch_size=4, loss="quantile", quantiles=(0.3, 0.6)) if name == "tft" else FEW
+
+    def trained(seed: int) -> dict[str, torch.Tensor]:
+        network = small(name, outputs=6 if name == "tft" else 1, seed=seed)
+        train(network, samples, recipe, generator=generator(seed, "train"))
+        return network.state_dict()
+
+    first, again, other = trained(0), trained(0), trained(1)
+    assert all(torch.equal(weight, again[key]) for key, weight in first.items())
+    assert not all(torch.equal(weight, other[key]) for key, weight in first.items())
+
+
+FEW = Recipe(epochs=2, batch_size=4, loss="l1")
+
+
+def floats(inputs: torch.Tensor, targets: torch.Tensor) -> TensorSamples:
+    return TensorSamples(inputs, targets, mean=(0.0,), std=(1.0,))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("allcnn", {"width": 0.1}),
+        ("resnet20", {}),
+        ("resnet18", {"stem": "small"}),
+        ("mobilenet_v2", {}),
+        ("mobilenet_v3_large", {}),
+    ],
+)
+def test_a_network_for_images_can_predict_a_number_and_has_blocks_to_imitate(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    network = build(name, arguments, input_shape=(3, 32, 32), outputs=1)
+    loss = loss_of("l1")(network(torch.randn(4, 3, 32, 32)), torch.tensor([21.0, 4.0, 80.0, 55.0]))
+    loss.backward()
+    assert [key for key, weight in network.named_parameters() if weight.grad is None] == []
+    assert len(attended_modules(network, (3, 32, 32), hidden=True)) > 3
 
 
 def test_resnet9_adds_the_input_after_the_last_relu() -> None:
@@ -131,7 +192,7 @@ def test_the_seed_decides_the_weights() -> None:
     [
         ("lenet", {}, 'unknown architecture "lenet"; did you mean "lenet5"?'),
         ("os.system", {}, 'unknown architecture "os.system"'),
-        ("../../evil", {}, "known: allcnn, lenet5, mlp"),
+        ("../../evil", {}, "known: allcnn, cnn1d, lenet5"),
         ("allcnn", {"widht": 1.0}, '"widht"; did you mean "width"?'),
         ("lenet5", {"width": 1.0}, "it takes: none"),
         ("allcnn", {"width": "1"}, "width: Input should be a valid number"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.networks import OUTPUTS, inputs_for, of, small
 from torch import nn
 
 from unlearning.errors import ModelError
@@ -448,21 +449,15 @@ def test_constants_of_a_users_network_survive_saving_and_loading(
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - {"vgg11_bn", "vgg16_bn", "vit_b_16", "resnet50"}))
 def test_every_smaller_architecture_survives_saving_and_loading(name: str, tmp_path: Path) -> None:
-    arguments = {"stem": "small"} if name.startswith("resnet") and name[6:] in ("18", "34") else {}
+    arguments, shape = of(name)
     card = ModelCard(
-        architecture=name,
-        arguments=arguments,
-        input_shape=(3, 32, 32),
-        outputs=2,
-        classes=("a", "b"),
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
+        architecture=name, arguments=arguments, input_shape=shape, outputs=OUTPUTS, classes=(), task="regression"
     )
-    network = build(name, arguments, input_shape=(3, 32, 32), outputs=2).eval()
+    network = small(name).eval()
     save_bundle(network, card, tmp_path / "b")
     loaded, _ = load_bundle(tmp_path / "b")
     assert loaded.state_dict().keys() == network.state_dict().keys()
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
-    inputs = torch.rand(2, 3, 32, 32)
+    inputs = inputs_for(name)
     with torch.inference_mode():
         torch.testing.assert_close(loaded(inputs), network(inputs), rtol=1e-3, atol=1e-6)
