@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from unlearning_pipelines import cluster_commands
+
 app = typer.Typer(
     name="unlearn",
     help="Make trained models forget, through Kubeflow Pipelines, and prove it as far as it can be proved.",
@@ -139,6 +141,9 @@ def doctor(as_json: Json = False) -> None:
     _last_line({"ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]}, as_json)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+cluster_commands.register(app)
 
 
 @models.command(name="list")
