@@ -22,6 +22,9 @@ Set = Annotated[
 Host = Annotated[str, typer.Option(help="Address of Kubeflow Pipelines; UNLEARN_KFP_HOST does the same.")]
 Namespace = Annotated[str, typer.Option(help="Yours, where the server has users; UNLEARN_KFP_NAMESPACE.")]
 Image = Annotated[str, typer.Option(help="Image of all stages; UNLEARN_IMAGE does the same.")]
+Settings = Annotated[
+    Path | None, typer.Option(help="File of how stages stand on the cluster; UNLEARN_CLUSTER_SETTINGS does the same.")
+]
 Account = Annotated[str, typer.Option(help="Kubernetes service account of the pods; the server's default if empty.")]
 Name = Annotated[str, typer.Argument(help="Name of a pipeline, such as delete_class.")]
 
@@ -31,10 +34,11 @@ def upload(
     host: Host = "",
     namespace: Namespace = "",
     image: Image = "",
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Upload pipelines to a cluster, as versions named by their content: the same content is uploaded once."""
-    _set_image(image)
+    compile_with(image, settings)
     from unlearning_pipelines.catalogue import PIPELINES
     from unlearning_pipelines.parameters import pipeline_named
 
@@ -60,10 +64,11 @@ def submit(
     host: Host = "",
     namespace: Namespace = "",
     image: Image = "",
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Start a run of a pipeline on a cluster; its version is uploaded when it is not there."""
-    _set_image(image)
+    compile_with(image, settings)
     from unlearning_pipelines import submissions
     from unlearning_pipelines.parameters import parse
 
@@ -92,10 +97,11 @@ def schedule(
     host: Host = "",
     namespace: Namespace = "",
     image: Image = "",
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Start a pipeline again and again. Twice the same is one schedule; another content takes the place of the old."""
-    _set_image(image)
+    compile_with(image, settings)
     from unlearning_pipelines import schedules
     from unlearning_pipelines.parameters import parse
     from unlearning_pipelines.submissions import checked
@@ -151,9 +157,19 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _set_image(image: str) -> None:
+def compile_with(image: str, settings: Path | None) -> bool:
+    """Whether cluster settings are in force; both are read when the components are imported, after this.
+
+    Raises:
+        UsageError: When the settings cannot be read.
+    """
+    from unlearning_pipelines import placement
+
     if image:
-        os.environ["UNLEARN_IMAGE"] = image  # read when the components are imported, after this
+        os.environ["UNLEARN_IMAGE"] = image
+    if settings is not None:
+        os.environ[placement.VARIABLE] = str(settings)
+    return placement.in_force() is not None
 
 
 def _connected(host: str, namespace: str) -> Cluster:
