@@ -17,7 +17,7 @@ from unlearning.config import nearest
 from unlearning.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 VARIABLE = "UNLEARN_CLUSTER_SETTINGS"
 ALL = "all"
@@ -60,17 +60,32 @@ class _Frozen(BaseModel):
 
 
 class Source(_Frozen):
-    """Keys of a secret or config map, as environment variables.
+    """Keys of a secret or config map, as environment variables, as files, or both.
 
     Attributes:
         name: Of the secret or config map in the namespace of the runs.
         env: Its keys to the variables that they become.
+        folder: Where its keys appear as files.
+        stages: Those that get it; all when left out.
         optional: Whether a pod starts without it.
     """
 
     name: Name
-    env: dict[Key, Variable] = Field(min_length=1)
+    env: dict[Key, Variable] = Field(default_factory=dict)
+    folder: Folder | None = None
+    stages: tuple[str, ...] = ()
     optional: bool = False
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if not self.env and self.folder is None:
+            raise ValueError(f'"{self.name}" gives nothing: say which env or folder')
+        _known(self.stages)
+        return self
+
+    def serves(self, stage: str) -> bool:
+        """Whether the stage gets it."""
+        return not self.stages or stage in self.stages
 
 
 class SigningKey(_Frozen):
@@ -129,8 +144,8 @@ class Placement(_Frozen):
     """Settings of a cluster, for all pipelines.
 
     Attributes:
-        config_maps: For every stage.
-        secrets: For every stage.
+        config_maps: Addresses and the like; nothing secret.
+        secrets: By name.
         signing_key: For `promote` alone.
         scratch: Bytes of a writable /tmp, where all stages write; without, they write into the container.
         user: Numeric id that the stages run as; the image's when left out.
@@ -156,18 +171,18 @@ class Placement(_Frozen):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        for name in self.stages:
-            if name not in STAGES:
-                raise ValueError(f'unknown stage "{name}"{nearest(name, STAGES)} (valid: {", ".join(STAGES)})')
+        _known(self.stages)
         if self.signing_key is not None:
             shared = [source.name for source in (*self.secrets, *self.config_maps)]
             if self.signing_key.secret in shared:
                 raise ValueError(
                     f'the secret "{self.signing_key.secret}" holds the signing key: it goes to {SIGNS} alone'
                 )
-        variables = [variable for source in (*self.config_maps, *self.secrets) for variable in source.env.values()]
-        if twice := sorted({variable for variable in variables if variables.count(variable) > 1}):
-            raise ValueError(f"two sources set {', '.join(twice)}")
+        for stage in STAGES[1:]:
+            given = [source for source in (*self.config_maps, *self.secrets) if source.serves(stage)]
+            variables = [variable for source in given for variable in source.env.values()]
+            if twice := sorted({variable for variable in variables if variables.count(variable) > 1}):
+                raise ValueError(f"two sources set {', '.join(twice)} of {stage}")
         return self
 
     def stage(self, name: str) -> Stage:
@@ -224,10 +239,15 @@ def _placed(task: Any, name: str, placement: Placement) -> Any:
     from kfp import kubernetes
 
     stage = placement.stage(name)
-    for source in placement.config_maps:
-        kubernetes.use_config_map_as_env(task, source.name, dict(source.env), optional=source.optional)
-    for source in placement.secrets:
-        kubernetes.use_secret_as_env(task, source.name, dict(source.env), optional=source.optional)
+    for sources, as_env, as_files in (
+        (placement.config_maps, kubernetes.use_config_map_as_env, kubernetes.use_config_map_as_volume),
+        (placement.secrets, kubernetes.use_secret_as_env, kubernetes.use_secret_as_volume),
+    ):
+        for source in (one for one in sources if one.serves(name)):
+            if source.env:
+                as_env(task, source.name, dict(source.env), optional=source.optional)
+            if source.folder:
+                as_files(task, source.name, source.folder, optional=source.optional)
     if placement.signing_key is not None and name == SIGNS:
         key = placement.signing_key
         kubernetes.use_secret_as_volume(task, key.secret, key.folder, optional=key.optional)
@@ -272,6 +292,12 @@ def _scheduling(task: Any, stage: Stage, placement: Placement) -> None:
         kubernetes.set_image_pull_secrets(task, list(placement.image_pull_secrets))
     if placement.image_pull_policy:
         kubernetes.set_image_pull_policy(task, placement.image_pull_policy)
+
+
+def _known(stages: Iterable[str]) -> None:
+    for name in stages:
+        if name not in STAGES:
+            raise ValueError(f'unknown stage "{name}"{nearest(name, STAGES)} (valid: {", ".join(STAGES)})')
 
 
 def _told(mistake: Any) -> str:

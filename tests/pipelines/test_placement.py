@@ -208,16 +208,36 @@ def alone(stage: str, placement: Placement, monkeypatch: pytest.MonkeyPatch, fol
     def one() -> None:
         place(charge(), stage)
 
+    folder.mkdir(exist_ok=True)
     compiler.Compiler().compile(one, str(folder / "alone.yaml"))
     return pods(folder / "alone.yaml")["charge"]
 
 
+def test_a_source_may_serve_some_stages_only_and_bring_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys = {"id": "AWS_ACCESS_KEY_ID"}
+    placement = Placement.model_validate(
+        {
+            "config_maps": [{"name": "rules", "folder": "/etc/rules"}],
+            "secrets": [
+                {"name": "s3-stages", "env": keys, "stages": ["gate", "repair"]},
+                {"name": "s3-promote", "env": keys, "folder": "/var/run/s3", "stages": ["promote"]},
+            ],
+        }
+    )
+    gate, promote = (alone(stage, placement, monkeypatch, tmp_path / stage) for stage in ("gate", "promote"))
+    assert [one.secret_name for one in gate.secret_as_env] == ["s3-stages"]
+    assert not gate.secret_as_volume
+    assert [one.secret_name for one in promote.secret_as_env] == ["s3-promote"]
+    assert [(one.secret_name, one.mount_path) for one in promote.secret_as_volume] == [("s3-promote", "/var/run/s3")]
+    assert [(one.config_map_name, one.mount_path) for one in gate.config_map_as_volume] == [("rules", "/etc/rules")]
+
+
 def test_a_stage_that_may_not_be_repeated_is_not_retried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pod = alone("charge", Placement.model_validate(EVERYTHING), monkeypatch, tmp_path)
+    pod = alone("charge", Placement.model_validate(EVERYTHING), monkeypatch, tmp_path / "once")
     assert pod.active_deadline_seconds == 3600
-    assert "retryPolicy" not in (tmp_path / "alone.yaml").read_text()
-    alone("promote", Placement.model_validate(EVERYTHING), monkeypatch, tmp_path)
-    assert "retryPolicy" in (tmp_path / "alone.yaml").read_text()
+    assert "retryPolicy" not in (tmp_path / "once" / "alone.yaml").read_text()
+    alone("promote", Placement.model_validate(EVERYTHING), monkeypatch, tmp_path / "twice")
+    assert "retryPolicy" in (tmp_path / "twice" / "alone.yaml").read_text()
 
 
 def test_the_local_runner_leaves_all_of_it_aside(tmp_path: Path) -> None:
@@ -259,13 +279,17 @@ print("output", placed(word="well").outputs["Output"])
         ({"stages": {"repair": {"retries": -1}}}, ["stages.repair.retries"]),
         ({"stages": {"repair": {"timeout": 0}}}, ["stages.repair.timeout"]),
         ({"user": 0}, ["user: "]),
-        ({"secrets": [{"name": "s3"}]}, ["secrets.0.env"]),
+        ({"secrets": [{"name": "s3"}]}, ['"s3" gives nothing']),
+        (
+            {"secrets": [{"name": "s3", "folder": "/x", "stages": ["gat"]}]},
+            ['unknown stage "gat"; did you mean "gate"?'],
+        ),
         ({"secrets": [{"name": "s3", "env": {"key": "not a name"}}]}, ["secrets.0.env.key"]),
         (
             {"secrets": [{"name": "signing", "env": {"key": "KEY"}}]},
             ['"signing" holds the signing key', "promote alone"],
         ),
-        ({"secrets": [{"name": "s3", "env": {"key": "UNLEARN_STORE"}}]}, ["two sources set UNLEARN_STORE"]),
+        ({"secrets": [{"name": "s3", "env": {"key": "UNLEARN_STORE"}}]}, ["two sources set UNLEARN_STORE of attack"]),
         ({"scrach": 1, "user": 0}, ['"scrach"', "user: "]),
     ],
 )
