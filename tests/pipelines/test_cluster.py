@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from support.kubeflow import Kubeflow, serving
+from support.tls import certificate
 
 from unlearning_pipelines.catalogue import PIPELINES
 from unlearning_pipelines.compile import COMPILED
@@ -471,20 +471,9 @@ def test_a_token_file_that_holds_none_is_refused(
 def test_a_certificate_is_trusted_only_by_its_file(
     unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    file, context = certificate(tmp_path)
     with serving(Kubeflow(), context) as server:
         address = server.address.replace("127.0.0.1", "localhost")
         refused(unlearn("runs", "--host", address), 1, "certificate is not trusted", "UNLEARN_KFP_CA_FILE")
-        monkeypatch.setenv("UNLEARN_KFP_CA_FILE", str(certificate))
+        monkeypatch.setenv("UNLEARN_KFP_CA_FILE", str(file))
         assert "there are no schedules" in unlearn("runs", "--host", address).out
