@@ -207,7 +207,7 @@ def test_nothing_names_a_registry_a_key_or_a_place_on_a_machine() -> None:
 ROLES = ("stages", "promote", "intake", "operator", "retire", "auditor")
 PREFIXES = ("models", "manifests", "requests", "references", "checkpoints", "evidence", "elsewhere")
 MAY: dict[str, dict[str, str]] = {  # role to prefix to what it may: get, put, delete
-    "stages": {"models": "g", "manifests": "g", "requests": "g", "references": "g", "checkpoints": "gpd"},
+    "stages": {"models": "g", "manifests": "g", "requests": "g", "references": "gpd", "checkpoints": "gpd"},
     "promote": {"models": "gp", "evidence": "gp"},
     "intake": {"requests": "gpd", "evidence": "gp"},
     "operator": {"models": "gp", "manifests": "gp", "references": "gp"},

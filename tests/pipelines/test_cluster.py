@@ -1,11 +1,9 @@
 """The commands for a cluster, through KFP's real client, against a stand-in that writes down what is sent."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +18,6 @@ from unlearning_pipelines.content import content_of
 
 TOKEN = "canary-token-5f1c"
 NIGHTLY = ("schedule", "delete_samples", "--cron", "0 0 2 * * *")
-
-
-@pytest.fixture
-def kubeflow(desk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kubeflow]:
-    """A server; this process's settings point at it, and nothing of the user's own client is read.
-
-    What is sent is the kept YAML, which other tests hold against what the code compiles to.
-    """
-    for name in [name for name in os.environ if re.match("UNLEARN_KFP_|KF_PIPELINES_", name)]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr("unlearning_pipelines.compile.compile_one", lambda name, _: COMPILED / f"{name}.yaml")
-    monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "none" / "context.json"))
-    with serving(Kubeflow()) as server:
-        monkeypatch.setenv("UNLEARN_KFP_HOST", server.address)
-        monkeypatch.setenv("UNLEARN_KFP_PAUSE", "0.01")
-        yield server
-    assert not (tmp_path / "none").exists()
 
 
 def said(ended: Any) -> Any:
