@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unlearning.errors import ClusterError, UsageError
@@ -45,6 +45,8 @@ class Connection(BaseSettings):
         default=None, description="File of the token, read anew for each call (UNLEARN_KFP_TOKEN_FILE)"
     )
     ca_file: Path | None = Field(default=None, description="Certificates to trust (UNLEARN_KFP_CA_FILE)")
+    account: str = Field(default="", description="Kubernetes service account of the pods (UNLEARN_KFP_ACCOUNT)")
+    pause: float = Field(default=5, ge=0, le=600, description="Seconds between looks at a run (UNLEARN_KFP_PAUSE)")
     experiment: str = Field(default="unlearning", description="Of runs and schedules (UNLEARN_KFP_EXPERIMENT)")
 
     def bearer(self) -> str:
@@ -75,7 +77,12 @@ def connection(host: str = "", namespace: str = "") -> Connection:
     Raises:
         UsageError: When there is no address, or it is none.
     """
-    found = Connection()
+    try:
+        found = Connection()
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)
+        names = ", ".join(f"UNLEARN_KFP_{str(one['loc'][0]).upper()}: {one['msg']}" for one in wrong)
+        raise UsageError(f"the settings of Kubeflow Pipelines: {names}") from None
     found = found.model_copy(update={k: v for k, v in {"host": host, "namespace": namespace}.items() if v})
     if not found.host:
         raise UsageError("no Kubeflow Pipelines address: set UNLEARN_KFP_HOST or give --host https://kfp.example.org")

@@ -25,7 +25,8 @@ Image = Annotated[str, typer.Option(help="Image of all stages; UNLEARN_IMAGE doe
 Settings = Annotated[
     Path | None, typer.Option(help="File of how stages stand on the cluster; UNLEARN_CLUSTER_SETTINGS does the same.")
 ]
-Account = Annotated[str, typer.Option(help="Kubernetes service account of the pods; the server's default if empty.")]
+Account = Annotated[str, typer.Option(help="Kubernetes service account of the pods; UNLEARN_KFP_ACCOUNT.")]
+GATE_SAID_NO = 3
 Name = Annotated[str, typer.Argument(help="Name of a pipeline, such as delete_class.")]
 
 
@@ -57,7 +58,9 @@ def upload(
 def submit(
     pipeline: Name,
     set_: Set = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended; exits with 1 when it failed.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it ends; exit code 1: failed, 3: the gate said no.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most; 0: no limit.", min=0)] = 0,
     name: Annotated[str, typer.Option(help="Of the run; the pipeline's and the time when left out.")] = "",
     account: Account = "",
@@ -75,14 +78,19 @@ def submit(
     parameters = submissions.checked(parse(pipeline, set_ or []))
     cluster = _connected(host, namespace)
     version = _uploaded(cluster, pipeline)
-    run = submissions.submit(cluster, version, parameters, name=name, account=account)
-    result = {"run_id": run, **asdict(version), "url": cluster.link("runs", run), "state": "PENDING"}
+    run = submissions.submit(cluster, version, parameters, name=name, account=account or cluster.where.account)
+    result: dict[str, Any] = {"run_id": run, **asdict(version), "url": cluster.link("runs", run), "state": "PENDING"}
     typer.echo(f"started {version.pipeline} {version.version} as run {run}\n{result['url']}")
     if wait:
         began = time.monotonic()
-        result["state"] = submissions.wait(cluster, run, on_line=typer.echo, every=_pause(), timeout=timeout)
+        result["state"] = submissions.wait(cluster, run, on_line=typer.echo, every=cluster.where.pause, timeout=timeout)
         result["seconds"] = round(time.monotonic() - began, 1)
+        result["verdict"] = submissions.verdict_of(run)
+        if result["verdict"]:
+            typer.echo(f"verdict: {result['verdict'].upper()}")
     _last_line(result, as_json)
+    if result.get("verdict", "") not in ("pass", ""):
+        raise typer.Exit(GATE_SAID_NO)
 
 
 def schedule(
@@ -110,7 +118,7 @@ def schedule(
     parameters = checked(parse(pipeline, set_ or []))
     cluster = _connected(host, namespace)
     version = _uploaded(cluster, pipeline)
-    done = schedules.schedule(cluster, version, parameters, when, name=name, account=account)
+    done = schedules.schedule(cluster, version, parameters, when, name=name, account=account or cluster.where.account)
     how = f"cron {when.cron}" if when.cron else f"every {when.every} s"
     typer.echo(f"schedule {done.name} ({how}, {version.version}): {done.change}\n{done.url}")
     _last_line({**asdict(done), "version": version.version, "timing": asdict(when)}, as_json)
@@ -183,11 +191,6 @@ def _uploaded(cluster: Cluster, name: str) -> Uploaded:
 
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         return cluster.upload(compile_one(name, Path(folder)))
-
-
-def _pause() -> float:
-    """Seconds between two looks at a run."""
-    return float(os.environ.get("UNLEARN_KFP_PAUSE", "5"))
 
 
 def _last_line(content: dict[str, Any], as_json: bool) -> None:

@@ -88,6 +88,18 @@ def submit(
     return str(started.run_id)
 
 
+def verdict_of(run: str) -> str:
+    """What the gate said in a run, when MLFLOW_TRACKING_URI names the MLflow of the cluster; else "".
+
+    Raises:
+        TrackingError: When MLflow does not answer.
+    """
+    from unlearning.settings import Settings
+    from unlearning_components.surroundings import tracker
+
+    return tracker().verdict_of(run) if Settings().tracking else ""
+
+
 def wait(
     cluster: Cluster, run: str, *, on_line: Callable[[str], None], every: float = 5.0, timeout: float = 0.0
 ) -> str:

@@ -175,6 +175,57 @@ def test_a_run_that_fails_ends_the_command_with_1_and_the_reason(
     refused(unlearn("submit", "delete_class", "--wait"), 1, words, "/#/runs/details/run-")
 
 
+@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 3), ("inconclusive", 3), ("", 0)])
+def test_after_waiting_the_exit_code_follows_the_verdict_in_mlflow(
+    unlearn: Any, kubeflow: Kubeflow, ready: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, code: int
+) -> None:
+    from unlearning_components.surroundings import tracker
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{ready / 'mlflow.db'}")
+    tracker().prepare()
+    for run, said_there in (("other-run-4", "fail"), ("run-4", verdict), ("run-44", "fail")):
+        opened = tracker().open_run("delete_class", f"delete-class-x7/{run}", {}, {})
+        if said_there:
+            tracker().client.set_tag(opened, "unlearning.verdict", said_there)
+    ended = unlearn("submit", "delete_class", "--wait", "--json")
+    assert (ended.code, ended.err) == (code, "")
+    result = json.loads(ended.out.splitlines()[-1])
+    assert (result["run_id"], result["verdict"]) == ("run-4", verdict)
+    assert (f"verdict: {verdict.upper()}" in ended.out) == bool(verdict)
+
+
+def test_a_verdict_that_cannot_be_read_is_an_error_and_not_a_pass(
+    unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    refused(unlearn("submit", "delete_class", "--wait"), 1, "MLFLOW_TRACKING_URI")
+
+
+def test_the_doctor_looks_at_the_cluster_when_there_is_one(
+    unlearn: Any, kubeflow: Kubeflow, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "cluster.yaml").write_text("scratch: much")
+    monkeypatch.setenv("UNLEARN_CLUSTER_SETTINGS", "cluster.yaml")
+
+    def found() -> dict[str, bool]:
+        return {
+            one["what"]: one["ok"] for one in json.loads(unlearn("doctor", "--json").out.splitlines()[-1])["findings"]
+        }
+
+    assert (found()["Kubeflow Pipelines"], found()["cluster settings"]) == (True, False)
+    (desk / "cluster.yaml").write_text("scratch: 1Gi")
+    kubeflow.refuse = 403
+    assert (found()["Kubeflow Pipelines"], found()["cluster settings"]) == (False, True)
+    assert kubeflow.experiments == []
+
+
+def test_settings_that_are_no_number_are_refused_in_one_line(
+    unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_KFP_PAUSE", "long")
+    refused(unlearn("runs"), 2, "UNLEARN_KFP_PAUSE")
+
+
 def test_a_lost_answer_is_no_end_of_waiting_and_a_dead_server_is(unlearn: Any, kubeflow: Kubeflow) -> None:
     from unlearning_pipelines.cluster import Cluster, connection
     from unlearning_pipelines.submissions import wait

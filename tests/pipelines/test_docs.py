@@ -116,8 +116,11 @@ def test_variables_that_the_documentation_names_are_read_somewhere(page: Path) -
     assert set(re.findall(r"UNLEARN_[A-Z_]*[A-Z]", page.read_text())) <= fields
 
 
-def test_the_operators_commands_run_in_their_order(unlearn: Any, kubeflow: Any, desk: Path) -> None:
+def test_the_operators_commands_run_in_their_order(
+    unlearn: Any, kubeflow: Any, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against the stand-in for a server, from the first upload to the last schedule of the page."""
+    monkeypatch.setenv("UNLEARN_KFP_ACCOUNT", "unlearning-runner")
     shutil.copytree(ROOT / "deploy", desk / "deploy")
     page = [words for words in commands(ROOT / "docs" / "operating.md") if words[0] in CLUSTER]
     assert len(page) >= 9
@@ -125,4 +128,5 @@ def test_the_operators_commands_run_in_their_order(unlearn: Any, kubeflow: Any, 
         ended = unlearn(*words)
         assert (ended.code, ended.err) == (0, ""), (words, ended)
     assert {one["display_name"] for one in kubeflow.recurring} == {"delete-samples"}
+    assert {one["service_account"] for one in (*kubeflow.runs, *kubeflow.recurring)} == {"unlearning-runner"}
     assert len(kubeflow.runs) == 2
