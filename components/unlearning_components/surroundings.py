@@ -41,7 +41,8 @@ def store() -> ObjectStore:
     """The object store as the environment says."""
     from unlearning.storage import open_store
 
-    return open_store(Settings().store_uri)
+    settings = Settings()
+    return open_store(settings.store_uri, settings.evidence_lock_days)
 
 
 @contextmanager

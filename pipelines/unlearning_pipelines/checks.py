@@ -71,7 +71,7 @@ def _mistakes(text: str, documents: list[dict[str, Any]]) -> Iterator[str]:
     yield from _loose_ends(spec, deployment)
     yield from _containers(deployment)
     yield from _parameters(spec)
-    yield from _leaks(text)
+    yield from (f"it holds the value of {name}" for name in secrets_in(text))
 
 
 def _loose_ends(spec: Any, deployment: Any) -> Iterator[str]:
@@ -117,8 +117,8 @@ def _parameters(spec: Any) -> Iterator[str]:
         yield f"the defaults of its parameters take {size} bytes, a cluster accepts fewer than {MOST_DEFAULT_BYTES}"
 
 
-def _leaks(text: str) -> Iterator[str]:
-    """Names of this environment's secrets whose values the file holds."""
+def secrets_in(text: str) -> Iterator[str]:
+    """Names of this environment's secrets whose values a text holds."""
     for name, value in os.environ.items():
         if _SECRET.search(name.upper()) and len(value) >= _SHORTEST_SECRET and value in text:
-            yield f"it holds the value of {name}"
+            yield name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from dataclasses import asdict
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from unlearning.errors import UsageError
+from unlearning_pipelines import cluster_commands
 
 app = typer.Typer(
     name="unlearn",
@@ -119,11 +121,12 @@ def methods(as_json: Json = False) -> None:
 @app.command(name="compile")
 def compile_(
     out: Annotated[Path | None, typer.Option(help="Folder for the YAML; the package's own when left out.")] = None,
-    image: Annotated[str, typer.Option(help="Image of all stages; UNLEARN_IMAGE does the same.")] = "",
+    image: cluster_commands.Image = "",
+    settings: cluster_commands.Settings = None,
 ) -> None:
     """Compile the pipelines to YAML for a cluster."""
-    if image:
-        os.environ["UNLEARN_IMAGE"] = image  # read when the components are imported, just below
+    if cluster_commands.compile_with(image, settings) and out is None:
+        raise UsageError("pipelines for a cluster's settings are not the package's own: give --out FOLDER")
     from unlearning_pipelines.compile import COMPILED, compile_all
 
     for path in compile_all(out or COMPILED):
@@ -141,6 +144,9 @@ def doctor(as_json: Json = False) -> None:
     _last_line({"ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]}, as_json)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+cluster_commands.register(app)
 
 
 @models.command(name="list")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unlearning_pipelines.catalogue import PIPELINES
 from unlearning_pipelines.checks import check_compiled
+from unlearning_pipelines.parameters import pipeline_named
 
 COMPILED = Path(__file__).parent / "compiled"
 
@@ -16,13 +17,21 @@ def compile_all(folder: Path = COMPILED) -> list[Path]:
     Raises:
         PipelineError: When a cluster would refuse a file, or run it otherwise than meant.
     """
+    return [compile_one(name, folder) for name in PIPELINES]
+
+
+def compile_one(name: str, folder: Path) -> Path:
+    """Write one pipeline's YAML to a folder, and check it; the file.
+
+    Raises:
+        UsageError: For an unknown name.
+        PipelineError: When a cluster would refuse the file, or run it otherwise than meant.
+    """
     from kfp import compiler
 
+    pipeline = pipeline_named(name)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, pipeline in PIPELINES.items():
-        path = folder / f"{name}.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
-        check_compiled(path)
-        written.append(path)
-    return written
+    path = folder / f"{name}.yaml"
+    compiler.Compiler().compile(pipeline, str(path))
+    check_compiled(path)
+    return path

@@ -16,6 +16,7 @@ from unlearning_components.repair import repair
 from unlearning_components.retrain import retrain
 from unlearning_components.select import select
 from unlearning_components.synthesize import synthesize
+from unlearning_pipelines.placement import place
 
 
 class Outcome(NamedTuple):
@@ -39,8 +40,11 @@ class Begun(NamedTuple):
 
 
 def task(started: Any) -> Any:
-    """The task, never cached: every stage reads mutable state (registry, store, ledger) or writes to MLflow."""
-    return started.set_caching_options(False)
+    """The task, never cached: every stage reads mutable state (registry, store, ledger) or writes to MLflow.
+
+    On a cluster it stands as the settings in force want it.
+    """
+    return place(started.set_caching_options(False), started.component_spec.name.replace("-", "_"))
 
 
 def begin(

@@ -35,3 +35,7 @@ class TrackingError(UnlearningError):
 
 class PipelineError(UnlearningError):
     """A pipeline run ended before its end: read the stage's own error, mend it and run again."""
+
+
+class ClusterError(UnlearningError):
+    """Kubeflow Pipelines did not do what was asked: mend its address, the token or what it may do."""

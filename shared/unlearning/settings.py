@@ -22,6 +22,10 @@ class Settings(BaseSettings):
         default=10, ge=1, le=600, description="Seconds to wait for MLflow (UNLEARN_MLFLOW_TIMEOUT)"
     )
 
+    evidence_lock_days: int = Field(
+        default=0, ge=0, le=36500, description="Days that evidence in a bucket is locked (UNLEARN_EVIDENCE_LOCK_DAYS)"
+    )
+
     @property
     def store_uri(self) -> str:
         """The object store in force."""

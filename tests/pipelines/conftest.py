@@ -1,11 +1,14 @@
+import os
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support.chain import tiny_bundle, write_npz
+from support.kubeflow import Kubeflow, serving
 
 from unlearning.models.bundle import Bundle
 from unlearning.tracking import Tracker
@@ -93,3 +96,25 @@ def ready(desk: Path, laid_out: Path) -> Path:
 
     shutil.copy(laid_out, claim_home() / "mlflow.db")
     return desk / "unlearn-data"
+
+
+@pytest.fixture
+def kubeflow(desk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kubeflow]:
+    """A server; this process's settings point at it, and nothing of the user's own client is read.
+
+    What is sent is the kept YAML, which other tests hold against what the code compiles to.
+    """
+    for name in [name for name in os.environ if re.match("UNLEARN_KFP_|KF_PIPELINES_", name)]:
+        monkeypatch.delenv(name)
+    for name in ("UNLEARN_IMAGE", "UNLEARN_CLUSTER_SETTINGS"):  # a command may set them, for its own process
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    from unlearning_pipelines.compile import COMPILED
+
+    monkeypatch.setattr("unlearning_pipelines.compile.compile_one", lambda name, _: COMPILED / f"{name}.yaml")
+    monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "none" / "context.json"))
+    with serving(Kubeflow()) as server:
+        monkeypatch.setenv("UNLEARN_KFP_HOST", server.address)
+        monkeypatch.setenv("UNLEARN_KFP_PAUSE", "0.01")
+        yield server
+    assert not (tmp_path / "none").exists()

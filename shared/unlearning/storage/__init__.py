@@ -49,11 +49,13 @@ class ObjectStore(Protocol):
         """Returns within 15 seconds when the store can be used; writes nothing."""
 
 
-def open_store(uri: str) -> ObjectStore:
+def open_store(uri: str, lock_days: int = 0) -> ObjectStore:
     """The store at an address; nothing is contacted or written yet.
 
     Args:
         uri: "s3://bucket/prefix", "file:///folder" or a plain path.
+        lock_days: For how long a bucket keeps what is created beneath "evidence/" from everybody; 0: not at all.
+            Folders have no such lock.
 
     Raises:
         StorageError: For any other scheme, or a malformed address.
@@ -72,7 +74,7 @@ def open_store(uri: str) -> ObjectStore:
         from unlearning.storage.s3 import S3Store
 
         bucket, _, prefix = rest.partition("/")
-        return S3Store(bucket, prefix)
+        return S3Store(bucket, prefix, lock_days)
     shown = scheme if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,20}", scheme) else "this"
     raise StorageError(f'"{shown}://" is no object store: use s3://bucket/prefix, file:///folder or a plain path')
 

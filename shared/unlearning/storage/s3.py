@@ -6,8 +6,9 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ _WRITER = "unlearning-writer"
 _MULTIPART_BYTES = 8 << 20
 _CREATE_ATTEMPTS = 5
 _DELETE_PASSES = 5
+_LOCKED = "evidence"
+"""The one prefix whose objects may be locked; what lies elsewhere must be erasable."""
+_honest: set[tuple[str, str]] = set()
+"""Endpoints and buckets that were seen to refuse a second creation."""
 
 
 class S3Store:
@@ -31,16 +36,19 @@ class S3Store:
     Args:
         bucket: An existing bucket.
         prefix: Where in the bucket; "" for all of it.
+        lock_days: For how long objects that are created beneath "evidence/" can be neither changed nor removed; 0: no
+            lock. The bucket must have object lock.
 
     Raises:
         StorageError: For a malformed bucket name or prefix.
     """
 
-    def __init__(self, bucket: str, prefix: str = "") -> None:
+    def __init__(self, bucket: str, prefix: str = "", lock_days: int = 0) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket):
             raise StorageError("the object store's bucket name is malformed: write UNLEARN_STORE as s3://bucket/prefix")
         self._bucket = bucket
         self._prefix = checked_prefix(prefix)
+        self._lock_days = lock_days
         self._clients: dict[str, S3Client] = {}
         self._lock = threading.Lock()
         self._endpoint = ""
@@ -62,28 +70,35 @@ class S3Store:
         """True when this call made the object, False when one exists already, whatever its content.
 
         One attempt at a time; an answer that was lost or is unclear is settled by reading back who wrote what is there.
+
+        Raises:
+            StorageError: Also when the server does not heed the condition, which the first creation in a bucket finds
+                out by asking twice: with such a server two could both believe that they were first.
         """
         from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
         name, writer = self._name(key), secrets.token_hex(16)
+        object_: dict[str, Any] = {"Bucket": self._bucket, "Key": name, "Body": data, "IfNoneMatch": "*"}
+        object_ |= {"Metadata": {_WRITER: writer}, **self._retention(key, data)}
         with self._failures("create", key):
             for attempt in range(_CREATE_ATTEMPTS):
                 if attempt:
                     time.sleep(0.05 * 2**attempt * (1 + secrets.randbelow(100) / 100))
                 try:
-                    self._client("once").put_object(
-                        Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*", Metadata={_WRITER: writer}
-                    )
+                    self._client("once").put_object(**object_)
                 except ClientError as error:
                     status = _status(error)
                     if status == 409:
                         continue
-                    if status not in (304, 412) and (status < 500 or status == 501):
+                    if status in (304, 412):
+                        _honest.add((self._endpoint, self._bucket))
+                    elif status < 500 or status == 501:
                         raise
                 except (ConnectionError, HTTPClientError):
                     if attempt == _CREATE_ATTEMPTS - 1:
                         raise
                 else:
+                    self._expect_refusal(object_)
                     return True
                 ours = self._written_by(name, data, writer)
                 if ours is not None:
@@ -92,6 +107,32 @@ class S3Store:
             f"cannot create {join(self.uri, key)} at {self._endpoint}: "
             f"{_CREATE_ATTEMPTS} attempts met a conflict or an error of the server: try again"
         )
+
+    def _retention(self, key: str, data: bytes) -> dict[str, Any]:
+        if not self._lock_days or not is_beneath(key, _LOCKED):
+            return {}
+        until = datetime.now(UTC) + timedelta(days=self._lock_days)
+        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()  # locks ask for one
+        return {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until, "ContentMD5": digest}
+
+    def _expect_refusal(self, object_: Mapping[str, Any]) -> None:
+        """Nothing, when the server refuses to create again what was just created; once for each bucket."""
+        from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+
+        if (self._endpoint, self._bucket) in _honest:
+            return
+        try:
+            self._client("once").put_object(**object_)
+        except ClientError as error:
+            if _status(error) in (304, 412):
+                _honest.add((self._endpoint, self._bucket))
+        except (ConnectionError, HTTPClientError):
+            pass  # no answer says nothing about the server: the next creation asks again
+        else:
+            raise StorageError(
+                f"{self.uri} at {self._endpoint} writes over objects that it was told to create only if absent "
+                "(If-None-Match): use a server with conditional writes"
+            )
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under this very key."""
@@ -275,6 +316,8 @@ def _advice(error: BaseException, bucket: str) -> str:
             return f'there is no bucket "{bucket}": create it or change UNLEARN_STORE'
         if status == 404:
             return "there is no such object: check the key, or UNLEARN_STORE"
+        if status == 400 and "Lock" in str(error.response.get("Error", {}).get("Message", "")):
+            return "the bucket cannot lock objects: make one with object lock, or unset UNLEARN_EVIDENCE_LOCK_DAYS"
         if status in (401, 403):
             return (
                 f"access denied ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do in the "

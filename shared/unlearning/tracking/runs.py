@@ -29,6 +29,7 @@ RUN_KEY = "unlearning.run_key"
 KIND = "unlearning.kind"
 SEEN = "unlearning.seen"
 STAGE = "unlearning.stage"
+VERDICT = "unlearning.verdict"
 _PARENT = "mlflow.parentRunId"
 _VALUE_CHARACTERS = 6000
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -179,6 +180,20 @@ class Tracker:
         """The latest value of every metric of a run."""
         with self.asking("read a run"):
             return dict(self.client.get_run(run_id).data.metrics)
+
+    def verdict_of(self, job: str) -> str:
+        """What the gate said in a run of the cluster: pass, fail or inconclusive; "" where nothing was said.
+
+        Args:
+            job: The id of the run there, which ends the key that the pipeline's run was opened with.
+
+        Raises:
+            TrackingError: When MLflow does not answer.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9-]+", job):
+            raise TrackingError(f"a run's id in the cluster was {job[:80]!r}: wanted letters, digits and hyphens")
+        found = self._search(f"tags.`{RUN_KEY}` LIKE '%/{job}'", limit=1)
+        return str(found[0].data.tags.get(VERDICT, "")) if found else ""
 
     def close(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Ends a pipeline's run, and what killed stages left open in it; a scheduler ends its own."""

@@ -1,0 +1,103 @@
+"""Make the bucket, or bring one that is there into order; doing it twice changes nothing.
+
+    python deploy/s3/setup_bucket.py BUCKET
+
+Versions are kept and objects can be locked, because evidence is; locks are set on evidence alone, one by one, by
+`UNLEARN_EVIDENCE_LOCK_DAYS`. There is no default lock: it would keep models and requests, which must be erasable. A
+deletion removes older versions itself; a lifecycle rule is the second net.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ERASABLE = ("models/", "checkpoints/", "requests/", "references/", "manifests/")
+POLICY = Path(__file__).with_name("bucket.json")
+
+
+def main() -> int:
+    """Exit code 0 when the bucket is in order, 1 when it cannot be brought there."""
+    parser = argparse.ArgumentParser(description="Make the bucket, or bring one that is there into order.")
+    parser.add_argument("bucket")
+    parser.add_argument("--plain", action="store_true", help="without locks, for a server that has none")
+    parser.add_argument(
+        "--no-policy", action="store_true", help="for a server without bucket policies, or with its own"
+    )
+    asked = parser.parse_args()
+
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        for line in set_up(boto3.session.Session().client("s3"), asked.bucket, lock=not asked.plain):
+            print(line)
+        if not asked.no_policy:
+            print(set_policy(boto3.session.Session().client("s3"), asked.bucket))
+    except (BotoCoreError, ClientError) as error:
+        print(f"error: {asked.bucket}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def set_up(s3: Any, bucket: str, *, lock: bool) -> list[str]:
+    """What was done, a line each.
+
+    Args:
+        s3: A boto3 client.
+        bucket: Its name.
+        lock: Whether objects can be locked; only a new bucket can be made so.
+
+    Raises:
+        botocore.exceptions.ClientError: When the server refuses, or an older bucket cannot lock.
+    """
+    done = [_made(s3, bucket, lock)]
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    done.append("versions are kept")
+    if lock:
+        rule = s3.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"].get("Rule")
+        if rule:
+            s3.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"})
+        done.append("objects can be locked, none is by default" + (" any more" if rule else ""))
+    rules = [
+        {
+            "ID": f"erase {prefix}",
+            "Status": "Enabled",
+            "Filter": {"Prefix": prefix},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+        }
+        for prefix in ERASABLE
+    ]
+    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+    done.append(f"older versions of {', '.join(ERASABLE)} go after a day")
+    return done
+
+
+def set_policy(s3: Any, bucket: str) -> str:
+    """Put bucket.json on the bucket, and keep the public out; what was done."""
+    text = POLICY.read_text().replace("arn:aws:s3:::unlearning", f"arn:aws:s3:::{bucket}")
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(json.loads(text)))
+    shut = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=shut)
+    return "only over TLS, nothing public, evidence is written once and never removed"
+
+
+def _made(s3: Any, bucket: str, lock: bool) -> str:
+    from botocore.exceptions import ClientError
+
+    region = s3.meta.region_name
+    where = {} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    try:
+        s3.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+            raise
+        s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=lock, **where)
+        return f"made {bucket}"
+    return f"{bucket} was there"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
