@@ -51,20 +51,27 @@ def demo(
 def train(
     name: Annotated[str, typer.Option(help="Name of the registered model.")] = "digits",
     manifest: Annotated[str, typer.Option(help="Data source such as digits, or a .parquet manifest.")] = "digits",
-    architecture: Annotated[str, typer.Option(help="One of the allow-list; see `unlearn models list`.")] = "allcnn",
+    architecture: Annotated[
+        str, typer.Option(help="One of the allow-list, see `unlearn models list`; one that suits the data when empty.")
+    ] = "",
     argument: Annotated[list[str] | None, typer.Option(help="Of the architecture: width=0.25.", metavar="K=V")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="Of the training: epochs=15.", metavar="K=V")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Of the training: epochs=15; the rest suits the data.", metavar="K=V")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the order.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train a first model by a recipe and register it as champion."""
-    from unlearning_pipelines.deployment import DIGITS_RECIPE, train_model
+    from unlearning_pipelines.deployment import train_model
     from unlearning_pipelines.parameters import pairs
 
-    arguments = pairs("--argument", argument or (["width=0.25"] if architecture == "allcnn" else []))
-    steps = {**DIGITS_RECIPE, **pairs("--recipe", recipe or [])}
     result = train_model(
-        name=name, manifest=manifest, architecture=architecture, arguments=arguments, recipe=steps, seed=seed
+        name=name,
+        manifest=manifest,
+        architecture=architecture,
+        arguments=pairs("--argument", argument or []),
+        recipe=pairs("--recipe", recipe or []),
+        seed=seed,
     )
     if "mae.test" in result:
         reached = f"off by {result['mae.test']:.4g} on held-out rows, by {result['mae.train']:.4g} on training rows"

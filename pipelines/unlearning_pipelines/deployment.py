@@ -93,9 +93,9 @@ def train_model(
     Args:
         name: Of the registered model.
         manifest: A data source such as "digits", or the address of a .parquet manifest.
-        architecture: From the allow-list.
-        arguments: The architecture's settings.
-        recipe: Fields of `unlearning.training.Recipe`.
+        architecture: From the allow-list; empty: one that suits the data, by `unlearning.models.starting_points`.
+        arguments: The architecture's settings; what is left out suits the data where the architecture is theirs.
+        recipe: Fields of `unlearning.training.Recipe`; what is left out suits the data.
         seed: Of the initial weights and the order; the same seed gives the same model.
 
     Returns:
@@ -110,14 +110,18 @@ def train_model(
     from unlearning.metrics.regression import mae
     from unlearning.models.architectures import build as build_network
     from unlearning.models.bundle import save_bundle
+    from unlearning.models.starting_points import starting_point
     from unlearning.progress import shown
     from unlearning.tracking import check_name, promote_bundle
     from unlearning.training import Recipe, best_device, build_seeded, generator, predict, train
 
-    follow = build(Recipe, recipe, what="recipe")
     check_name(name)
     check_services()
     data = fetch_manifest(manifest)
+    start = starting_point(data.card, len(data.rows("train")))
+    arguments = {**(start.arguments if architecture in ("", start.architecture) else {}), **arguments}
+    architecture = architecture or start.architecture
+    follow = build(Recipe, {**start.recipe, **recipe}, what="recipe")
     card = card_to_train(data, architecture, arguments, {**as_plain(follow), "seed": seed})
     network = build_seeded(
         lambda: build_network(architecture, arguments, input_shape=card.input_shape, outputs=card.outputs), seed
