@@ -56,6 +56,10 @@ DEFAULTS: Mapping[str, Any] = {
         "forget_accuracy.train.unlearned": {"high": 1},
         "membership_auc.entropy.forget.unlearned": {"low": 0, "high": 1},
         "membership_auc.loss.forget.unlearned": {"low": 0, "high": 1},
+        "retain_accuracy_drop.test": {"high": 1},
+        "worst_class_drop.test": {"high": 1},
+        "finding.randomised": "none",
+        "finding.over_forgotten": "none",
     },
     "register_as": "tiny",
 }

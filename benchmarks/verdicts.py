@@ -1,0 +1,172 @@
+"""Does the gate say yes to what has forgotten, and no to what only looks like it? Known answers, over seeds.
+
+    python benchmarks/verdicts.py --seeds 20 --out benchmarks/results/verdicts.jsonl
+
+On scikit-learn's digits, for a class and for a twentieth of the rows: an original, a reference retrained without what
+is forgotten, and candidates whose right verdict is known. A second network retrained from scratch, by another seed,
+should pass. These should not: the original itself; the original with a last layer that cannot say the class, or whose
+outputs were put in another order; a network that was never trained; one whose weights hold a NaN. For each candidate:
+how often which verdict came, and by which gates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unlearning.data.manifest import Manifest
+from unlearning.data.samples import Rows
+from unlearning.data.selection import ForgetRequest, select
+from unlearning.data.sources import make_manifest, open_samples
+from unlearning.metrics.classification import Outputs
+from unlearning.models.architectures import build
+from unlearning.models.bundle import ModelCard
+from unlearning.policy.gates import judge, policy_for
+from unlearning.training import Recipe, build_seeded, generator, predict, train
+from unlearning_components.evaluations import attacked, evaluated
+
+RECIPE = Recipe(epochs=15, learning_rate=0.005, batch_size=64)
+WANTED = {"retrained": "pass"}
+"""Of every other candidate: anything else."""
+
+
+def blank(seed: int) -> nn.Module:
+    """LeNet-5 for 8 x 8 pixels."""
+    return build_seeded(lambda: build("lenet5", {}, input_shape=(1, 8, 8), outputs=10), seed)
+
+
+def trained(rows: Rows, seed: int) -> nn.Module:
+    """A network of that seed."""
+    model = blank(seed)
+    train(model, rows, RECIPE, generator=generator(seed, "train"))
+    return model.eval()
+
+
+def candidates(original: nn.Module, again: nn.Module, seed: int, gone: int) -> dict[str, nn.Module]:
+    """Name to network; the first one is to pass, the others are not."""
+    edited, permuted, broken = (copy.deepcopy(original) for _ in range(3))
+    layers = [[layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1] for model in (edited, permuted)]
+    order = torch.arange(10).roll(1)
+    with torch.no_grad():
+        layers[0].bias[gone] -= 100
+        layers[1].weight.copy_(layers[1].weight[order])
+        layers[1].bias.copy_(layers[1].bias[order])
+        next(broken.parameters()).view(-1)[0] = float("nan")
+    return {
+        "retrained": again,
+        "original": original,
+        "last layer edited": edited,
+        "outputs reordered": permuted,
+        "never trained": blank(seed + 1000).eval(),
+        "holds a NaN": broken,
+    }
+
+
+def verdict(
+    models: dict[str, nn.Module],
+    sets: dict[str, Rows],
+    manifest: Manifest,
+    card: ModelCard,
+    request: str,
+    gone: list[int],
+) -> tuple[str, list[str]]:
+    """The outcome and the gates that said no; an error on the way, such as outputs that are not finite, is a no."""
+    try:
+        outputs = {
+            name: {key: Outputs(logits=predict(model, rows), targets=rows.targets) for key, rows in sets.items()}
+            for name, model in models.items()
+        }
+        measured = evaluated(outputs, card=card, data=manifest.card, forget_classes=gone, models=models)
+        attacks = attacked(outputs, card=card, seed=0)
+    except (ValueError, FloatingPointError) as error:
+        return "refused", [str(error).partition(":")[0][:60]]
+    content = measured.content
+    decided = judge(
+        {**content["metrics"], **attacks.metrics},
+        {**content["standard_errors"], **attacks.standard_errors},
+        policy_for("classification", request, reference=True),
+        findings=content["findings"],
+    )
+    return decided.outcome, [gate.metric for gate in decided.gates if gate.outcome != "pass"]
+
+
+def one_seed(request: str, seed: int, manifest: Manifest) -> list[dict[str, Any]]:
+    """A line for each candidate."""
+    samples = open_samples(manifest)
+    train_rows = manifest.rows("train")
+    drawn = np.random.default_rng(seed).permutation(train_rows)[: len(train_rows) // 20]
+    column = manifest.table["sample_id"].to_pylist()
+    name = manifest.card.classes[seed % 10]
+    ids = (name,) if request == "class" else tuple(column[row] for row in drawn)
+    chosen = select(manifest, ForgetRequest("class" if request == "class" else "sample", ids), seed=seed)
+    rows = {
+        "forget.train": chosen.forget,
+        "retain.train": chosen.retain,
+        "forget.test": chosen.holdout_forget,
+        "retain.test": chosen.holdout_retain,
+    }
+    sets = {key: Rows(samples, torch.from_numpy(values)) for key, values in rows.items() if len(values)}
+    everything, retain = Rows(samples, torch.from_numpy(train_rows)), sets["retain.train"]
+    original, reference, again = trained(everything, seed), trained(retain, seed + 100), trained(retain, seed + 200)
+    card = ModelCard(
+        architecture="lenet5", arguments={}, input_shape=(1, 8, 8), outputs=10, classes=manifest.card.classes
+    )
+    gone = list(chosen.forget_classes)
+    lines = []
+    for candidate, model in candidates(original, again, seed, seed % 10).items():
+        models = {"original": original, "unlearned": model, "retrained": reference}
+        outcome, gates = verdict(models, sets, manifest, card, request, gone)
+        right = outcome == "pass" if WANTED.get(candidate) == "pass" else outcome != "pass"
+        lines.append(
+            {
+                "request": request,
+                "seed": seed,
+                "candidate": candidate,
+                "outcome": outcome,
+                "right": right,
+                "gates": gates,
+            }
+        )
+    return lines
+
+
+def main() -> None:
+    """Run all seeds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--requests", nargs="+", choices=("class", "sample"), default=["class", "sample"])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    manifest = make_manifest("digits")
+    began = time.process_time()
+    lines = [
+        line
+        for request in options.requests
+        for seed in range(options.seeds)
+        for line in one_seed(request, seed, manifest)
+    ]
+    if options.out:
+        options.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(f"{'forgotten':10} {'candidate':20} {'right':>7}  verdicts; what said no")
+    for request in options.requests:
+        for candidate in dict.fromkeys(line["candidate"] for line in lines):
+            mine = [line for line in lines if (line["request"], line["candidate"]) == (request, candidate)]
+            outcomes = ", ".join(f"{count} {word}" for word, count in Counter(line["outcome"] for line in mine).items())
+            gates = Counter(gate for line in mine for gate in line["gates"]).most_common(3)
+            said = ", ".join(f"{gate} {count}" for gate, count in gates)
+            right = sum(line["right"] for line in mine)
+            print(f"{request:10} {candidate:20} {right:>3} of {len(mine):<3} {outcomes}; {said}")
+    print(f"{time.process_time() - began:.0f} CPU seconds")
+
+
+if __name__ == "__main__":
+    main()
