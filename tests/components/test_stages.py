@@ -101,6 +101,8 @@ def test_load_model_gives_the_registered_bundle_and_opens_the_run(place: Any, do
         "manifest": place.source,
         "retain_per_class": "20",
         "seed": "0",
+        "reference": "none",
+        "audit": "none",
         "forget": '["two"]',
     }
     assert parent.data.tags["unlearning.pipeline"] == "delete_class"
@@ -197,6 +199,7 @@ def test_evaluate_writes_the_same_numbers_to_kfp_to_the_file_and_to_mlflow(place
     assert [row["row"] for row in confusion["rows"]] == measured["confusion"]["unlearned"]
     assert sum(sum(row["row"]) for row in confusion["rows"]) == 48
     names = {"per_class_accuracy.svg", "confusion_matrices.svg", "prediction_distribution.svg"}
+    names |= {"layer_distances.svg", "confidence_histograms.svg"}
     assert _files(place, child.info.run_id) == {f"figures/{name}" for name in names}
     assert {path.name for path in Path(done.artifacts["evaluation"].path).iterdir()} == {"evaluation.json", *names}
 

@@ -17,6 +17,7 @@ from unlearning.models.architectures import build
 from unlearning.models.bundle import Bundle, save_bundle
 from unlearning.training import Recipe, build_seeded, generator, train
 from unlearning_components.attack import attack
+from unlearning_components.audit import audit
 from unlearning_components.distill import distill
 from unlearning_components.evaluate import evaluate
 from unlearning_components.gate import gate
@@ -24,6 +25,7 @@ from unlearning_components.impair import impair
 from unlearning_components.load_model import load_model
 from unlearning_components.promote import promote
 from unlearning_components.repair import repair
+from unlearning_components.retrain import retrain
 from unlearning_components.select import select
 from unlearning_components.surroundings import open_for
 from unlearning_components.synthesize import synthesize
@@ -41,6 +43,9 @@ COMPONENTS = {
     "gate": gate,
     "promote": promote,
 }
+OPTIONAL = {"retrain": retrain, "audit": audit}
+"""Stages that pass unless asked for; what they make is optional to those after them."""
+
 DEFAULTS: Mapping[str, Any] = {
     "model": "models:/tiny@champion",
     "method": "unsir",
@@ -95,7 +100,7 @@ class Chain:
 
     def call(self, stage: str, **changed: Any) -> Any:
         """What the stage returns, called as KFP's executor calls it; `changed` replaces some of its inputs."""
-        function = COMPONENTS[stage].python_func
+        function = {**COMPONENTS, **OPTIONAL}[stage].python_func
         made: dict[str, dsl.Artifact] = {}
         values: dict[str, Any] = {}
         for name, parameter in inspect.signature(function).parameters.items():

@@ -129,9 +129,9 @@ def shadows_in(audit: str) -> int:
     if audit in ("none", "attacks"):
         return 0
     word, _, count = audit.partition(":")
-    if word == "shadows" and count.isascii() and count.isdigit() and len(count) < 5 and int(count) in range(4, 1001, 2):
+    if word == "shadows" and count.isascii() and count.isdigit() and len(count) < 5 and int(count) in range(6, 1001, 2):
         return int(count)
-    raise UsageError(f'audit must be "none", "attacks" or "shadows:16" (even, 4 to 1000), got {audit[:40]!r}')
+    raise UsageError(f'audit must be "none", "attacks" or "shadows:16" (even, 6 to 1000), got {audit[:40]!r}')
 
 
 def check_audit(audit: str, *, task: str, reference: str) -> None:

@@ -285,7 +285,7 @@ def test_whatever_is_known_to_be_wrong_fails_and_comes_first_in_its_own_words() 
 
 def test_an_audit_is_named_by_a_word_and_needs_a_retrained_classifier() -> None:
     assert (shadows_in("none"), shadows_in("attacks"), shadows_in("shadows:16")) == (0, 0, 16)
-    for wrong in ("", "all", "shadows", "shadows:", "shadows:3", "shadows:2", "shadows:99999", "shadows:\u0664"):
+    for wrong in ("", "all", "shadows", "shadows:", "shadows:3", "shadows:4", "shadows:99999", "shadows:\u0664"):
         with pytest.raises(UsageError, match='audit must be "none", "attacks" or "shadows:16"'):
             shadows_in(wrong)
     check_audit("none", task="regression", reference="none")
