@@ -316,6 +316,8 @@ def test_a_bucket_is_set_up_once_and_again_and_locks_evidence_alone(s3: str) -> 
     first, second = set_up(bucket), set_up(bucket)
     assert (first.returncode, second.returncode, first.stderr, second.stderr) == (0, 0, "", "")
     assert f"made {bucket}" in first.stdout
+    assert "one is first" in first.stdout
+    assert "Versions" not in client.list_object_versions(Bucket=bucket), "trying leaves nothing behind"
     assert f"{bucket} was there" in second.stdout
     assert client.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
     lock = client.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]
@@ -339,6 +341,29 @@ def test_our_store_works_in_a_bucket_that_was_set_up(s3: str) -> None:
     assert client.head_object(Bucket=bucket, Key="evidence/1")["ObjectLockMode"] == "GOVERNANCE"
     assert store.delete("models/1") == 1
     assert "Versions" not in client.list_object_versions(Bucket=bucket, Prefix="models/")
+
+
+def test_a_plain_bucket_has_neither_versions_nor_locks(s3: str) -> None:
+    bucket, client = f"{s3}-plain", boto3.session.Session().client("s3")
+    assert set_up(bucket, "--plain", "--no-policy").returncode == 0
+    assert "Status" not in client.get_bucket_versioning(Bucket=bucket)
+    assert open_store(f"s3://{bucket}").create("evidence/1", b"x")
+
+
+def test_a_bucket_whose_server_ignores_the_condition_is_not_called_in_order(s3: str) -> None:
+    sys.path.insert(0, str(DEPLOY / "s3"))
+    try:
+        from setup_bucket import tried
+    finally:
+        sys.path.pop(0)
+    client = boto3.session.Session().client("s3")
+    assert "one is first" in tried(client, s3)
+    client.meta.events.register(
+        "before-call.s3.PutObject", lambda params, **_: params["headers"].pop("If-None-Match", None)
+    )
+    with pytest.raises(ValueError, match="--plain"):
+        tried(client, s3)
+    assert "Contents" not in client.list_objects_v2(Bucket=s3)
 
 
 def test_a_bucket_that_is_not_ours_or_a_dead_server_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
