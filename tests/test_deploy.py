@@ -327,6 +327,8 @@ def test_a_bucket_is_set_up_once_and_again_and_locks_evidence_alone(s3: str) -> 
     assert {rule["Filter"]["Prefix"].rstrip("/") for rule in rules} == set(PREFIXES) - {"evidence", "elsewhere"}
     assert all("Expiration" not in rule for rule in rules), "what is in force never goes by itself"
     policy = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])
+    assert {one["Sid"] for one in policy["Statement"]} == {"EvidenceIsNeverRemoved", "EvidenceIsWrittenOnce"}
+    assert "WITHOUT TLS" in first.stdout, "the test's server speaks plain HTTP"
     assert f"arn:aws:s3:::{bucket}/evidence/*" in str(policy)
     assert "arn:aws:s3:::unlearning" not in str(policy)
     assert all(client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
@@ -358,9 +360,11 @@ def test_a_bucket_whose_server_ignores_the_condition_is_not_called_in_order(s3: 
         sys.path.pop(0)
     client = boto3.session.Session().client("s3")
     assert "one is first" in tried(client, s3)
-    client.meta.events.register(
-        "before-call.s3.PutObject", lambda params, **_: params["headers"].pop("If-None-Match", None)
-    )
+
+    def drop(params: Any, **_: Any) -> None:
+        params["headers"].pop("If-None-Match", None)
+
+    client.meta.events.register("before-call.s3.PutObject", drop)
     with pytest.raises(ValueError, match="--plain"):
         tried(client, s3)
     assert "Contents" not in client.list_objects_v2(Bucket=s3)

@@ -32,11 +32,11 @@ def main() -> int:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        for line in set_up(boto3.session.Session().client("s3"), asked.bucket, lock=not asked.plain):
-            print(line)
+        s3 = boto3.session.Session().client("s3")
+        print(*set_up(s3, asked.bucket, lock=not asked.plain), sep="\n")
+        print(tried(s3, asked.bucket))
         if not asked.no_policy:
-            print(set_policy(boto3.session.Session().client("s3"), asked.bucket))
-        print(tried(boto3.session.Session().client("s3"), asked.bucket))
+            print(set_policy(s3, asked.bucket))
     except ValueError as error:
         print(f"error: {asked.bucket}: {error}", file=sys.stderr)
         return 1
@@ -81,12 +81,18 @@ def set_up(s3: Any, bucket: str, *, lock: bool) -> list[str]:
 
 
 def set_policy(s3: Any, bucket: str) -> str:
-    """Put bucket.json on the bucket, and keep the public out; what was done."""
-    text = POLICY.read_text().replace("arn:aws:s3:::unlearning", f"arn:aws:s3:::{bucket}")
-    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(json.loads(text)))
+    """Put bucket.json on the bucket, and keep the public out; what was done.
+
+    Over plain HTTP the rule against plain HTTP is left out: it would shut everybody out, us first.
+    """
+    policy = json.loads(POLICY.read_text().replace("arn:aws:s3:::unlearning", f"arn:aws:s3:::{bucket}"))
+    plain = s3.meta.endpoint_url.startswith("http:")
+    if plain:
+        policy["Statement"] = [rule for rule in policy["Statement"] if rule["Sid"] != "OnlyOverTls"]
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
     shut = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=shut)
-    return "only over TLS, nothing public, evidence is written once and never removed"
+    return f"{'WITHOUT TLS' if plain else 'only over TLS'}, nothing public, evidence is written once and never removed"
 
 
 def tried(s3: Any, bucket: str) -> str:
