@@ -260,12 +260,16 @@ def _client(where: Connection) -> Any:
             """Not asked again: it would come without the token, and the namespace is ours to say."""
             return kfp_server_api.V2beta1GetHealthzResponse(multi_user=False)
 
-    client = Client(
-        host=where.host,
-        namespace=where.namespace or "kubeflow",
-        credentials=Token() if where.bearer() else None,
-        ssl_ca_cert=str(where.ca_file) if where.ca_file else None,
-    )
+    try:
+        client = Client(
+            host=where.host,
+            namespace=where.namespace or "kubeflow",
+            credentials=Token() if where.bearer() else None,
+            ssl_ca_cert=str(where.ca_file) if where.ca_file else None,
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        file = Client._LOCAL_KFP_CONTEXT
+        raise UsageError(f"the settings of KFP's own client are damaged: mend or remove {file}") from error
     rest = client._run_api.api_client.rest_client
     request = rest.request
 

@@ -12,6 +12,7 @@ import yaml
 from support.kubeflow import Kubeflow, serving
 from support.tls import certificate
 
+from unlearning.errors import ClusterError
 from unlearning_pipelines.catalogue import PIPELINES
 from unlearning_pipelines.compile import COMPILED
 from unlearning_pipelines.content import content_of
@@ -503,9 +504,28 @@ def test_a_token_file_that_holds_none_is_refused(
 def test_a_certificate_is_trusted_only_by_its_file(
     unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    import certifi
+
+    from unlearning_pipelines.cluster import Cluster, connection
+
     file, context = certificate(tmp_path)
     with serving(Kubeflow(), context) as server:
         address = server.address.replace("127.0.0.1", "localhost")
         refused(unlearn("runs", "--host", address), 1, "certificate is not trusted", "UNLEARN_KFP_CA_FILE")
         monkeypatch.setenv("UNLEARN_KFP_CA_FILE", str(file))
         assert "there are no schedules" in unlearn("runs", "--host", address).out
+        cluster = Cluster(connection(address))
+        pool = cluster.client._run_api.api_client.rest_client.pool_manager
+        pool.connection_pool_kw["ca_certs"] = certifi.where()  # as if the server's had changed since
+        pool.clear()
+        with pytest.raises(ClusterError, match="certificate is not trusted"):
+            cluster.experiment(make=False)
+
+
+def test_damaged_settings_of_kfps_own_client_are_named(
+    unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "context.json").write_text(content)
+        refused(unlearn("runs"), 2, str(tmp_path / "context.json"))
