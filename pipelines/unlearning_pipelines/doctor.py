@@ -48,6 +48,21 @@ def examine() -> list[Finding]:
     ]
 
 
+def masked(uri: str) -> str:
+    """An address without its user and password."""
+    scheme, separator, rest = uri.partition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}***@{host}" if at else uri
+
+
+def _works(what: str, probe: Callable[[], object], detail: str) -> Finding:
+    try:
+        probe()
+    except UnlearningError as error:
+        return Finding(what=what, ok=False, detail=f"{error}")
+    return Finding(what=what, ok=True, detail=detail)
+
+
 def cluster_findings() -> list[Finding]:
     """Whether Kubeflow Pipelines answers and the settings of its pods can be read, where the environment names them."""
     from unlearning_pipelines.cluster import Cluster, connection
@@ -62,18 +77,3 @@ def cluster_findings() -> list[Finding]:
     if path := os.environ.get(VARIABLE):
         found.append(_works("cluster settings", in_force, f"{path} ({VARIABLE})"))
     return found
-
-
-def masked(uri: str) -> str:
-    """An address without its user and password."""
-    scheme, separator, rest = uri.partition("://")
-    _, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}***@{host}" if at else uri
-
-
-def _works(what: str, probe: Callable[[], object], detail: str) -> Finding:
-    try:
-        probe()
-    except UnlearningError as error:
-        return Finding(what=what, ok=False, detail=f"{error}")
-    return Finding(what=what, ok=True, detail=detail)
