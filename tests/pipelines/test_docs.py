@@ -112,7 +112,7 @@ def test_variables_that_the_documentation_names_are_read_somewhere(page: Path) -
 
     fields = {f"UNLEARN_{name.upper()}" for name in Settings.model_fields}
     fields |= {f"UNLEARN_KFP_{name.upper()}" for name in Connection.model_fields}
-    fields |= {"UNLEARN_IMAGE", "UNLEARN_CLUSTER_SETTINGS"}
+    fields |= {"UNLEARN_IMAGE", "UNLEARN_CLUSTER_SETTINGS", "UNLEARN_TEST_S3"}
     assert set(re.findall(r"UNLEARN_[A-Z_]*[A-Z]", page.read_text())) <= fields
 
 
