@@ -65,7 +65,8 @@ def _works(what: str, probe: Callable[[], object], detail: str) -> Finding:
 
 def cluster_findings() -> list[Finding]:
     """Whether Kubeflow Pipelines answers and the settings of its pods can be read, where the environment names them."""
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
     from unlearning_pipelines.placement import VARIABLE, in_force
 
     def asked() -> None:

@@ -108,7 +108,7 @@ def test_files_that_the_documentation_names_are_there(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_variables_that_the_documentation_names_are_read_somewhere(page: Path) -> None:
     from unlearning.settings import Settings
-    from unlearning_pipelines.cluster import Connection
+    from unlearning_pipelines.connection import Connection
 
     fields = {f"UNLEARN_{name.upper()}" for name in Settings.model_fields}
     fields |= {f"UNLEARN_KFP_{name.upper()}" for name in Connection.model_fields}
