@@ -35,7 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """The address of a real S3 server over HTTP, in its own process; it ends when this process does."""
+    """The address of a real S3 server over HTTP, in its own process; it ends when this process does.
+
+    With UNLEARN_TEST_S3 the server at that address is used instead, with the access keys of the environment.
+    """
+    if given := os.environ.get("UNLEARN_TEST_S3"):
+        yield given
+        return
     server = subprocess.Popen([sys.executable, "-c", MOTO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdin is not None
     assert server.stdout is not None
@@ -53,10 +59,15 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    if os.environ.get("UNLEARN_TEST_S3"):
+        import boto3
+
+        boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
+        return bucket
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
     with urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT"), timeout=20):
         pass
     return bucket

@@ -316,6 +316,8 @@ def test_a_bucket_is_set_up_once_and_again_and_locks_evidence_alone(s3: str) -> 
     first, second = set_up(bucket), set_up(bucket)
     assert (first.returncode, second.returncode, first.stderr, second.stderr) == (0, 0, "", "")
     assert f"made {bucket}" in first.stdout
+    assert "one is first" in first.stdout
+    assert "Versions" not in client.list_object_versions(Bucket=bucket), "trying leaves nothing behind"
     assert f"{bucket} was there" in second.stdout
     assert client.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
     lock = client.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]
@@ -325,6 +327,8 @@ def test_a_bucket_is_set_up_once_and_again_and_locks_evidence_alone(s3: str) -> 
     assert {rule["Filter"]["Prefix"].rstrip("/") for rule in rules} == set(PREFIXES) - {"evidence", "elsewhere"}
     assert all("Expiration" not in rule for rule in rules), "what is in force never goes by itself"
     policy = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])
+    assert {one["Sid"] for one in policy["Statement"]} == {"EvidenceIsNeverRemoved", "EvidenceIsWrittenOnce"}
+    assert "WITHOUT TLS" in first.stdout, "the test's server speaks plain HTTP"
     assert f"arn:aws:s3:::{bucket}/evidence/*" in str(policy)
     assert "arn:aws:s3:::unlearning" not in str(policy)
     assert all(client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
@@ -339,6 +343,31 @@ def test_our_store_works_in_a_bucket_that_was_set_up(s3: str) -> None:
     assert client.head_object(Bucket=bucket, Key="evidence/1")["ObjectLockMode"] == "GOVERNANCE"
     assert store.delete("models/1") == 1
     assert "Versions" not in client.list_object_versions(Bucket=bucket, Prefix="models/")
+
+
+def test_a_plain_bucket_has_neither_versions_nor_locks(s3: str) -> None:
+    bucket, client = f"{s3}-plain", boto3.session.Session().client("s3")
+    assert set_up(bucket, "--plain", "--no-policy").returncode == 0
+    assert "Status" not in client.get_bucket_versioning(Bucket=bucket)
+    assert open_store(f"s3://{bucket}").create("evidence/1", b"x")
+
+
+def test_a_bucket_whose_server_ignores_the_condition_is_not_called_in_order(s3: str) -> None:
+    sys.path.insert(0, str(DEPLOY / "s3"))
+    try:
+        from setup_bucket import tried
+    finally:
+        sys.path.pop(0)
+    client = boto3.session.Session().client("s3")
+    assert "one is first" in tried(client, s3)
+
+    def drop(params: Any, **_: Any) -> None:
+        params["headers"].pop("If-None-Match", None)
+
+    client.meta.events.register("before-call.s3.PutObject", drop)
+    with pytest.raises(ValueError, match="--plain"):
+        tried(client, s3)
+    assert "Contents" not in client.list_objects_v2(Bucket=s3)
 
 
 def test_a_bucket_that_is_not_ours_or_a_dead_server_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,8 @@ def compile_with(image: str, settings: Path | None) -> bool:
 
 
 def _connected(host: str, namespace: str) -> Cluster:
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
 
     return Cluster(connection(host, namespace))
 

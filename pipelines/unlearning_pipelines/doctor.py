@@ -26,33 +26,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at the settings, the embedded folder, the store, MLflow, the image, the cluster; nothing is written."""
-    return [*_always(Settings()), *_for_a_cluster()]
-
-
-def _for_a_cluster() -> list[Finding]:
-    """Kubeflow Pipelines and the settings of its pods, where the environment names them."""
-    from unlearning_pipelines.cluster import Cluster, connection
-    from unlearning_pipelines.placement import VARIABLE, in_force
-
-    found = []
-    if os.environ.get("UNLEARN_KFP_HOST") or os.environ.get("KF_PIPELINES_ENDPOINT"):
-        host = masked(os.environ.get("UNLEARN_KFP_HOST") or os.environ["KF_PIPELINES_ENDPOINT"])
-
-        def asked() -> None:
-            Cluster(connection()).experiment(make=False)
-
-        found.append(_works("Kubeflow Pipelines", asked, f"{host} (UNLEARN_KFP_HOST)"))
-    if path := os.environ.get(VARIABLE):
-        found.append(_works("cluster settings", in_force, f"{path} ({VARIABLE})"))
-    return found
-
-
-def _always(settings: Settings) -> list[Finding]:
+    """Look at the settings, the embedded folder, the object store, MLflow and the image; nothing is written."""
     from unlearning_components._image import IMAGE
     from unlearning_components.surroundings import store, tracker
     from unlearning_pipelines.preflight import check_home
 
+    settings = Settings()
     return [
         _works("home", check_home, f"{settings.home} (UNLEARN_HOME)"),
         _works("object store", lambda: store().check(), f"{settings.store_uri} (UNLEARN_STORE)"),
@@ -65,6 +44,7 @@ def _always(settings: Settings) -> list[Finding]:
                 f"{name} {version(name)}" for name in ("kfp-unlearning", "kfp", "torch", "mlflow", "boto3")
             ),
         ),
+        *cluster_findings(),
     ]
 
 
@@ -81,3 +61,20 @@ def _works(what: str, probe: Callable[[], object], detail: str) -> Finding:
     except UnlearningError as error:
         return Finding(what=what, ok=False, detail=f"{error}")
     return Finding(what=what, ok=True, detail=detail)
+
+
+def cluster_findings() -> list[Finding]:
+    """Whether Kubeflow Pipelines answers and the settings of its pods can be read, where the environment names them."""
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
+    from unlearning_pipelines.placement import VARIABLE, in_force
+
+    def asked() -> None:
+        Cluster(connection()).experiment(make=False)
+
+    found = []
+    if host := os.environ.get("UNLEARN_KFP_HOST") or os.environ.get("KF_PIPELINES_ENDPOINT"):
+        found.append(_works("Kubeflow Pipelines", asked, f"{masked(host)} (UNLEARN_KFP_HOST)"))
+    if path := os.environ.get(VARIABLE):
+        found.append(_works("cluster settings", in_force, f"{path} ({VARIABLE})"))
+    return found

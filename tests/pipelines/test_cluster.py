@@ -12,6 +12,7 @@ import yaml
 from support.kubeflow import Kubeflow, serving
 from support.tls import certificate
 
+from unlearning.errors import ClusterError
 from unlearning_pipelines.catalogue import PIPELINES
 from unlearning_pipelines.compile import COMPILED
 from unlearning_pipelines.content import content_of
@@ -92,7 +93,8 @@ def test_names_follow_the_content_and_not_the_compiler_or_the_layout(tmp_path: P
 def test_another_image_is_another_version_of_the_same_pipeline(
     unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
 
     cluster = Cluster(connection())
     package = Path("delete_class.yaml")
@@ -109,7 +111,8 @@ def test_another_image_is_another_version_of_the_same_pipeline(
 def test_two_uploads_at_the_same_time_are_one_version(
     unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
 
     known = said(unlearn("upload", "delete_class", "--json"))["versions"][0]
     cluster = Cluster(connection())
@@ -125,7 +128,8 @@ def test_two_uploads_at_the_same_time_are_one_version(
 
 def test_a_version_beyond_the_first_page_is_found(unlearn: Any, kubeflow: Kubeflow) -> None:
     """The stand-in answers with three entries at a time; without the filter it would take four pages."""
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
 
     cluster = Cluster(connection())
     text = (COMPILED / "delete_class.yaml").read_text()
@@ -227,7 +231,8 @@ def test_settings_that_are_no_number_are_refused_in_one_line(
 
 
 def test_a_lost_answer_is_no_end_of_waiting_and_a_dead_server_is(unlearn: Any, kubeflow: Kubeflow) -> None:
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
     from unlearning_pipelines.submissions import wait
 
     run = said(unlearn("submit", "delete_class", "--json"))["run_id"]
@@ -303,7 +308,8 @@ def test_changed_content_takes_the_place_of_the_old_and_there_is_never_none(
 
 
 def test_a_new_version_of_the_pipeline_replaces_the_schedule(unlearn: Any, kubeflow: Kubeflow) -> None:
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
     from unlearning_pipelines.schedules import schedule, timing
 
     cluster, text = Cluster(connection()), (COMPILED / "delete_class.yaml").read_text()
@@ -385,7 +391,8 @@ def test_the_token_goes_into_every_request_and_nowhere_else(
 def test_a_token_that_changes_in_its_file_is_read_anew(
     unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from unlearning_pipelines.cluster import Cluster, connection
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
 
     file = tmp_path / "token"
     file.write_text("first\n")
@@ -503,9 +510,29 @@ def test_a_token_file_that_holds_none_is_refused(
 def test_a_certificate_is_trusted_only_by_its_file(
     unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    import certifi
+
+    from unlearning_pipelines.cluster import Cluster
+    from unlearning_pipelines.connection import connection
+
     file, context = certificate(tmp_path)
     with serving(Kubeflow(), context) as server:
         address = server.address.replace("127.0.0.1", "localhost")
         refused(unlearn("runs", "--host", address), 1, "certificate is not trusted", "UNLEARN_KFP_CA_FILE")
         monkeypatch.setenv("UNLEARN_KFP_CA_FILE", str(file))
         assert "there are no schedules" in unlearn("runs", "--host", address).out
+        cluster = Cluster(connection(address))
+        pool = cluster.client._run_api.api_client.rest_client.pool_manager
+        pool.connection_pool_kw["ca_certs"] = certifi.where()  # as if the server's had changed since
+        pool.clear()
+        with pytest.raises(ClusterError, match="certificate is not trusted"):
+            cluster.experiment(make=False)
+
+
+def test_damaged_settings_of_kfps_own_client_are_named(
+    unlearn: Any, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "context.json").write_text(content)
+        refused(unlearn("runs"), 2, str(tmp_path / "context.json"))

@@ -108,12 +108,12 @@ def test_files_that_the_documentation_names_are_there(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_variables_that_the_documentation_names_are_read_somewhere(page: Path) -> None:
     from unlearning.settings import Settings
-    from unlearning_pipelines.cluster import Connection
+    from unlearning_pipelines.connection import Connection
 
     fields = {f"UNLEARN_{name.upper()}" for name in Settings.model_fields}
     fields |= {f"UNLEARN_KFP_{name.upper()}" for name in Connection.model_fields}
-    fields |= {"UNLEARN_IMAGE", "UNLEARN_CLUSTER_SETTINGS"}
-    assert set(re.findall(r"UNLEARN_[A-Z_]*[A-Z]", page.read_text())) <= fields
+    fields |= {"UNLEARN_IMAGE", "UNLEARN_CLUSTER_SETTINGS", "UNLEARN_TEST_S3"}
+    assert set(re.findall(r"UNLEARN_[A-Z0-9_]*[A-Z0-9]", page.read_text())) <= fields
 
 
 def test_the_operators_commands_run_in_their_order(

@@ -92,6 +92,11 @@ class S3Store:
                         continue
                     if status in (304, 412):
                         _honest.add((self._endpoint, self._bucket))
+                    elif status == 400 and "ObjectLockMode" in object_:
+                        raise StorageError(
+                            f"cannot lock {join(self.uri, key)}: the bucket cannot lock objects: make one with object "
+                            "lock, or unset UNLEARN_EVIDENCE_LOCK_DAYS"
+                        ) from error
                     elif status < 500 or status == 501:
                         raise
                 except (ConnectionError, HTTPClientError):
@@ -131,7 +136,7 @@ class S3Store:
         else:
             raise StorageError(
                 f"{self.uri} at {self._endpoint} writes over objects that it was told to create only if absent "
-                "(If-None-Match): use a server with conditional writes"
+                "(If-None-Match): use a server with conditional writes; some have them in buckets without versions only"
             )
 
     def exists(self, key: str) -> bool:
@@ -316,8 +321,6 @@ def _advice(error: BaseException, bucket: str) -> str:
             return f'there is no bucket "{bucket}": create it or change UNLEARN_STORE'
         if status == 404:
             return "there is no such object: check the key, or UNLEARN_STORE"
-        if status == 400 and "Lock" in str(error.response.get("Error", {}).get("Message", "")):
-            return "the bucket cannot lock objects: make one with object lock, or unset UNLEARN_EVIDENCE_LOCK_DAYS"
         if status in (401, 403):
             return (
                 f"access denied ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do in the "

@@ -10,6 +10,8 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
+from support.s3 import require_conditions
 from support.tls import certificate
 
 from unlearning.errors import StorageError
@@ -107,7 +109,23 @@ def locking(s3: str) -> str:
     """A bucket that can lock objects."""
     name = f"{s3}-lock"
     client().create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    require_conditions(name)
     return name
+
+
+def test_a_bucket_with_versions_is_held_to_the_condition_too(s3: str) -> None:
+    """Ceph 16 heeds it without versions and ignores it with: then nothing may be created there."""
+    client().put_bucket_versioning(Bucket=s3, VersioningConfiguration={"Status": "Enabled"})
+    store = open_store(f"s3://{s3}")
+    client().put_object(Bucket=s3, Key="probe", Body=b"x")
+    try:
+        client().put_object(Bucket=s3, Key="probe", Body=b"x", IfNoneMatch="*")
+    except ClientError:
+        assert store.create("ledger/1", b"x") is True
+        assert store.create("ledger/1", b"x") is False
+    else:
+        with pytest.raises(StorageError, match="in buckets without versions only"):
+            store.create("ledger/1", b"x")
 
 
 def test_evidence_alone_is_locked_and_for_as_long_as_was_said(locking: str) -> None:

@@ -13,9 +13,11 @@ import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.s3 import require_conditions
 
 from unlearning.errors import StorageError
 from unlearning.storage import FolderStore, ObjectStore, download_folder, open_store, split, upload_folder
+from unlearning.storage.s3 import S3Store
 
 HOSTILE = [
     "",
@@ -51,6 +53,13 @@ def s3_store(s3: str) -> ObjectStore:
     return open_store(f"s3://{s3}/some/prefix")
 
 
+@pytest.fixture
+def heeding(store: ObjectStore) -> None:
+    """The store heeds create-if-absent; see `require_conditions`."""
+    if isinstance(store, S3Store):
+        require_conditions(store.uri.split("/")[2])
+
+
 def client() -> Any:
     return boto3.session.Session().client("s3")
 
@@ -81,6 +90,7 @@ def test_an_absent_object_is_an_error_that_names_it(store: ObjectStore, tmp_path
     assert not store.exists("a"), "a folder is no object"
 
 
+@pytest.mark.usefixtures("heeding")
 def test_create_makes_an_object_once_and_never_changes_it(store: ObjectStore) -> None:
     assert store.create("ledger/1", b"one") is True
     assert store.create("ledger/1", b"two") is False
@@ -88,6 +98,7 @@ def test_create_makes_an_object_once_and_never_changes_it(store: ObjectStore) ->
     assert store.get("ledger/1") == b"one"
 
 
+@pytest.mark.usefixtures("heeding")
 def test_of_eight_creators_at_once_exactly_one_wins(store: ObjectStore) -> None:
     for trial in range(3):
         gate = Barrier(8)
@@ -187,6 +198,7 @@ def test_any_lawful_key_round_trips(store: ObjectStore, segments: list[str], dat
     assert not store.exists(key)
 
 
+@pytest.mark.usefixtures("heeding")
 def test_a_folder_goes_up_and_comes_down_with_its_card_last(store: ObjectStore, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     (folder / "more").mkdir(parents=True)
