@@ -1,7 +1,7 @@
 """The one place where raw ids are kept: the restricted prefix of the object store, emptied after closing.
 
 Requests that came together lie together in a parcel. A parcel is never changed: taking requests out of it writes a new
-one with the others and deletes the old one with all its versions.
+one with the others and deletes the old one with all its versions; the ledger says which request lies in which.
 """
 
 from __future__ import annotations
@@ -84,17 +84,9 @@ class Vault:
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"the parcel {key} is damaged ({type(error).__name__}): restore it") from error
 
-    def without(self, key: str, refs: Iterable[str], at: datetime) -> str:
-        """The key of a new parcel with the other requests, or "" when none is left; the old one stays as it is.
-
-        Args:
-            key: The old parcel.
-            refs: The requests to leave out.
-            at: Now, in UTC.
-        """
-        gone = set(refs)
-        left = [one for one in self.read(key) if one.ref not in gone]
-        return self.put(left, at) if left else ""
+    def holds(self, key: str) -> bool:
+        """Whether the parcel is there."""
+        return self._store.exists(key)
 
     def drop(self, key: str) -> int:
         """The number of versions removed of a parcel; 0 when it was gone."""
