@@ -57,6 +57,7 @@ EFFECTS: dict[str, Effect] = {
     "closed": Effect((SERVED,), CLOSED),
     "purged": Effect(ENDED),
     "restored": Effect(STATES),
+    "alarmed": Effect(STATES),
     "imported": Effect(()),
 }
 BATCH_STATES = {

@@ -78,12 +78,14 @@ class Promotions:
         expected: Digest of the model that should serve, or "".
         open: Batch and digest of an intent that is neither confirmed nor withdrawn, or None.
         unsettled: The batch that was confirmed and is not settled, or "".
+        made_by: Digest to the last batch that this version was promoted for.
     """
 
     versions: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
     expected: str = ""
     open: tuple[str, str] | None = None
     unsettled: str = ""
+    made_by: dict[str, str] = field(default_factory=dict)
 
     def forgotten(self, digest: str) -> frozenset[str]:
         """The batches that a version and those it was made from have forgotten; none for an unknown one."""
@@ -107,6 +109,7 @@ def promotions(events: Iterable[Event]) -> Promotions:
             before = known.versions.get(content["digest"], ("", frozenset[str]()))
             known.versions[content["digest"]] = (content["parent"], own | before[1])
             intents[one.batch] = content["digest"]
+            known.made_by[content["digest"]] = one.batch
             known.open = (one.batch, content["digest"])
         elif one.kind == "confirmed":
             known.expected, known.open, known.unsettled = intents[one.batch], None, one.batch
@@ -142,6 +145,18 @@ def reconcile(events: Iterable[Event], actual: str) -> Advice:
     if known.unsettled:
         return Advice("settle", known.expected, known.unsettled, "the promotion is confirmed and its batch not settled")
     return Advice("nothing", known.expected, "", "the alias is where the ledger says")
+
+
+def standing(writer: Writer, model: str, actual: str) -> tuple[Promotions, Advice]:
+    """What the events say about a model, and what is left to do, in a writer's turn.
+
+    Args:
+        writer: Nobody else writes meanwhile.
+        model: Registered model.
+        actual: Digest of the model that the alias points at.
+    """
+    events = _events_of(writer, model)
+    return promotions(events), reconcile(events, actual)
 
 
 def advise(ledger: Ledger, model: str, actual: str) -> Advice:
@@ -196,13 +211,22 @@ def confirm(ledger: Ledger, claim: Claim, actual: str) -> None:
     """
     with ledger.writing(claim.owner) as writer:
         fenced(writer, claim, PROMOTING)
-        intent, confirmed = _intent(writer, claim.batch)
-        if intent["digest"] != actual:
-            raise UsageError(
-                f"the alias points at {actual[:12] or 'nothing'} and {intent['digest'][:12]} was meant: reconcile first"
-            )
-        if not confirmed:
-            writer.append("confirmed", batch=claim.batch, body={"digest": actual})
+        record_confirmed(writer, claim.batch, actual)
+
+
+def record_confirmed(writer: Writer, batch: str, actual: str) -> None:
+    """`confirm`, inside a change whose claim was looked at.
+
+    Raises:
+        UsageError: When the alias points elsewhere.
+    """
+    intent, confirmed = _intent(writer, batch)
+    if intent["digest"] != actual:
+        raise UsageError(
+            f"the alias points at {actual[:12] or 'nothing'} and {intent['digest'][:12]} was meant: reconcile first"
+        )
+    if not confirmed:
+        writer.append("confirmed", batch=batch, body={"digest": actual})
 
 
 def withdraw(ledger: Ledger, claim: Claim, actual: str, reason: str) -> None:
@@ -258,6 +282,8 @@ def record_rollback(ledger: Ledger, model: str, digest: str, *, actor: str) -> N
         known = promotions(events)
         if known.open is not None:
             raise UsageError(f"batch {known.open[0][:12]} is being promoted: let it end, or withdraw it, first")
+        if known.unsettled:
+            raise UsageError(f"batch {known.unsettled[:12]} is promoted and not settled yet: let it end first")
         _refuse_missing(_settled(writer.connection, model) - known.forgotten(digest), model, digest)
         batches = [one.batch for one in events if one.kind == "promoting" and one.content["digest"] == digest]
         if not batches:
