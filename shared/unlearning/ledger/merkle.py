@@ -19,6 +19,38 @@ def node(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+class Tree:
+    """The digests of a list of entries, level by level.
+
+    Args:
+        entries: In their order.
+    """
+
+    def __init__(self, entries: Iterable[bytes]) -> None:
+        self._levels = [[leaf(entry) for entry in entries]]
+        while len(self._levels[-1]) > 1:
+            self._levels.append(_above(self._levels[-1]))
+
+    @property
+    def root(self) -> bytes:
+        """The digest of the whole list; that of nothing is the digest of no bytes."""
+        return self._levels[-1][0] if self._levels[-1] else hashlib.sha256().digest()
+
+    def proof(self, index: int) -> list[bytes]:
+        """The digests beside the way from one entry to the root, from below.
+
+        Args:
+            index: Which entry, from 0.
+
+        Raises:
+            IndexError: When there is no such entry.
+        """
+        if not 0 <= index < len(self._levels[0]):
+            raise IndexError(f"entry {index} of {len(self._levels[0])}")
+        places = ((level, (index >> height) ^ 1) for height, level in enumerate(self._levels[:-1]))
+        return [level[place] for level, place in places if place < len(level)]
+
+
 def root(entries: Iterable[bytes]) -> bytes:
     """The digest of a list of entries, in their order; that of nothing is the digest of no bytes."""
     level = [leaf(entry) for entry in entries]
@@ -27,27 +59,6 @@ def root(entries: Iterable[bytes]) -> bytes:
     while len(level) > 1:
         level = _above(level)
     return level[0]
-
-
-def proof(entries: Sequence[bytes], index: int) -> list[bytes]:
-    """The digests beside the way from one entry to the root, from below.
-
-    Args:
-        entries: All of them, in order.
-        index: Which one, from 0.
-
-    Raises:
-        IndexError: When there is no such entry.
-    """
-    if not 0 <= index < len(entries):
-        raise IndexError(f"entry {index} of {len(entries)}")
-    level, beside = [leaf(entry) for entry in entries], []
-    while len(level) > 1:
-        other = index ^ 1
-        if other < len(level):
-            beside.append(level[other])
-        level, index = _above(level), index // 2
-    return beside
 
 
 def is_included(entry: bytes, index: int, size: int, beside: Sequence[bytes], expected: bytes) -> bool:
