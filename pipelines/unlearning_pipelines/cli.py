@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from unlearning_pipelines import ledger_cli
+
 app = typer.Typer(
     name="unlearn",
     help="Make trained models forget, through Kubeflow Pipelines, and prove it as far as it can be proved.",
@@ -24,6 +26,10 @@ models = typer.Typer(help="Models in the registry.", no_args_is_help=True)
 app.add_typer(models, name="models")
 data = typer.Typer(help="Manifests: which rows a data set has, and whose they are.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(ledger_cli.requests, name="requests")
+app.add_typer(ledger_cli.ledger, name="ledger")
+app.add_typer(ledger_cli.certificate, name="certificate")
+app.command(name="check-manifest")(ledger_cli.check_manifest)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Set = Annotated[
