@@ -11,14 +11,20 @@ import json
 import re
 from pathlib import Path
 
-from unlearning.errors import StorageError
+import sqlalchemy as sa
+
+from unlearning.errors import StorageError, UsageError
+from unlearning.ledger import tables
 from unlearning.ledger.claims import Claim
-from unlearning.ledger.events import canonical
+from unlearning.ledger.events import CLAIMED, PROMOTING, canonical
+from unlearning.ledger.store import Ledger, Writer
 from unlearning.storage import ObjectStore
 from unlearning.storage.keys import checked_key
 
 PREFIX = "work"
+MODELS = "models"
 RECORD = "done.json"
+CANDIDATES = "candidates"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -76,9 +82,57 @@ def kept(store: ObjectStore, claim: Claim, stage: str, into: Path) -> bool:
     return True
 
 
-def drop(store: ObjectStore, claim: Claim) -> int:
-    """The number of intermediate objects removed of a batch, all versions of them."""
-    return store.delete(f"{PREFIX}/{claim.batch}")
+def propose(store: ObjectStore, claim: Claim, digest: str) -> None:
+    """Notes the model that a batch is about to store, so that `sweep` finds it should it never be promoted.
+
+    Raises:
+        UsageError: When it is no digest.
+    """
+    if not _SHA256.fullmatch(digest):
+        raise UsageError(f"a model's digest is 64 hexadecimal digits, got {digest[:20]!r}")
+    store.create(f"{PREFIX}/{claim.batch}/{CANDIDATES}/{digest}", b"")
+
+
+def sweep(ledger: Ledger, store: ObjectStore, *, actor: str) -> int:
+    """The number of objects removed that batches left which are no longer at work: intermediates, unpromoted models.
+
+    It looks in a writer's turn, so that no batch begins meanwhile, and leaves a model's batches alone while one of them
+    is at work: it could be making the very same model. Every run begins with it.
+
+    Args:
+        ledger: Which.
+        store: Where intermediates and models are kept.
+        actor: Who removes them.
+    """
+    removed = 0
+    there = sorted({key.split("/")[1] for key in store.keys(PREFIX) if key.count("/") > 1})
+    for batch in (one for one in there if _SHA256.fullmatch(one)):
+        with ledger.writing(actor) as writer:
+            if _at_work(writer, batch):
+                continue
+            promoted = _promoted(writer)
+            for key in list(store.keys(f"{PREFIX}/{batch}/{CANDIDATES}")):
+                digest = key.rsplit("/", 1)[1]
+                if _SHA256.fullmatch(digest) and digest not in promoted:
+                    removed += store.delete(f"{MODELS}/{digest}")
+            removed += store.delete(f"{PREFIX}/{batch}")
+    return removed
+
+
+def _at_work(writer: Writer, batch: str) -> bool:
+    """Whether a batch is at work on the model that this one was about."""
+    table = tables.batches
+    model = sa.select(table.c.model).where(table.c.batch == batch).scalar_subquery()
+    query = sa.select(sa.literal(1)).where(table.c.model == model, table.c.state.in_((CLAIMED, PROMOTING)))
+    return writer.connection.execute(query.limit(1)).first() is not None
+
+
+def _promoted(writer: Writer) -> set[str]:
+    """The digests of all models that were ever to serve."""
+    events = tables.events
+    query = sa.select(events.c.body).where(events.c.batch.in_(sa.select(tables.batches.c.batch)))
+    bodies = writer.connection.execute(query.where(events.c.kind == "promoting")).scalars()
+    return {str(json.loads(body)["digest"]) for body in bodies}
 
 
 def _top(claim: Claim, stage: str) -> str:

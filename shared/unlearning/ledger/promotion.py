@@ -8,7 +8,7 @@ any interruption. A model may serve only when it has forgotten every batch that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -244,14 +244,17 @@ def withdraw(ledger: Ledger, claim: Claim, actual: str, reason: str) -> None:
         writer.append("withdrawn", batch=claim.batch, body={"reason": reason[:256], "alias": actual})
 
 
-def settle(ledger: Ledger, claim: Claim, *, outcome: str, certificate: str) -> None:
-    """Marks the batch's requests as served. Repeating it changes nothing.
+def settle(
+    ledger: Ledger, claim: Claim, *, outcome: str, certificate: str, obligations: Mapping[str, Any] | None = None
+) -> None:
+    """Marks the batch's requests as served, and as closed at once when it is said what remains. Repeatable.
 
     Args:
         ledger: Which.
         claim: Confirmed.
         outcome: "erased_exact", "erased_certified" or "erased_approx_audited".
         certificate: sha256 of the signed certificate.
+        obligations: What was done around the model, or will be and when; None leaves the requests served until `close`.
 
     Raises:
         ClaimLostError: When the batch is no longer this process's.
@@ -269,6 +272,8 @@ def settle(ledger: Ledger, claim: Claim, *, outcome: str, certificate: str) -> N
         if not _intent(writer, claim.batch)[1]:
             raise UsageError("the promotion is not confirmed: move the alias, read it back and confirm it first")
         writer.append("settled", batch=claim.batch, body=body)
+        if obligations is not None:
+            writer.append("closed", batch=claim.batch, body={"obligations": dict(obligations)})
 
 
 def record_rollback(ledger: Ledger, model: str, digest: str, *, actor: str) -> None:

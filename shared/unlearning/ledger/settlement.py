@@ -15,9 +15,9 @@ from unlearning.errors import UsageError
 from unlearning.ledger import tables
 from unlearning.ledger.certificate import Facts, Served, publish
 from unlearning.ledger.claims import Claim, batch_members, dissolve
-from unlearning.ledger.events import GENESIS, SERVED, Event
+from unlearning.ledger.events import GENESIS, Event
 from unlearning.ledger.exclusion import exclude
-from unlearning.ledger.filing import close, not_found, read_ids
+from unlearning.ledger.filing import not_found, read_ids
 from unlearning.ledger.promotion import settle
 from unlearning.ledger.store import Ledger
 from unlearning.storage import ObjectStore
@@ -120,13 +120,7 @@ def settle_batch(
             **{**facts, "data": {**facts["data"], "exclusionList": exclusion}},
         )
         certificate = publish(store, stated, signer, now=ledger.clock())
-        settle(ledger, claim, outcome=outcome, certificate=certificate)
-    with ledger.reading() as connection:
-        table = tables.requests
-        query = sa.select(sa.literal(1)).where(table.c.batch == claim.batch, table.c.state == SERVED).limit(1)
-        left = connection.execute(query).first()
-    if left is not None:
-        close(ledger, claim.batch, obligations=dict(obligations), actor=claim.owner)
+        settle(ledger, claim, outcome=outcome, certificate=certificate, obligations=obligations)
     return certificate
 
 
