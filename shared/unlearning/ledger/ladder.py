@@ -146,3 +146,24 @@ def turn_away(
             reason = checked_reason(f"every rung failed, the last was {settings['step']}: decide what to do")
             writer.append("held", members=inside, body={"reason": reason})
     return following
+
+
+def set_aside(ledger: Ledger, claim: Claim, reason: str) -> None:
+    """Holds a batch's requests for a person: they cannot be served together as they are.
+
+    Args:
+        ledger: Which.
+        claim: Before the point of no return.
+        reason: One line, without ids.
+
+    Raises:
+        ClaimLostError: When the batch is no longer this process's.
+    """
+    with ledger.writing(claim.owner) as writer:
+        fenced(writer, claim, CLAIMED)
+        table = tables.requests
+        query = sa.select(table.c.ref).where(table.c.batch == claim.batch, table.c.state == CLAIMED)
+        inside = list(writer.connection.execute(query).scalars())
+        writer.append("dissolved", batch=claim.batch, body={"reason": "set aside for a person"})
+        if inside:
+            writer.append("held", members=inside, body={"reason": checked_reason(reason)})

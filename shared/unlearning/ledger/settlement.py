@@ -124,6 +124,11 @@ def settle_batch(
     return certificate
 
 
+def is_settled(ledger: Ledger, claim: Claim) -> bool:
+    """Whether the batch has ended, by this or another process."""
+    return any(one.kind == "settled" for one in _events(ledger, claim.batch))
+
+
 def served_in(ledger: Ledger, batch: str, outcome: str) -> list[Served]:
     """The requests of a batch as their receipts have them, sorted.
 
