@@ -73,7 +73,7 @@ def next_batch(
     Raises:
         UsageError: For a ladder or policies with a mistake, before anything is claimed.
     """
-    _check(ladder, policies)
+    check_batches(ladder, policies)
     ledger, objects, champion = open_ledger(make=True), store(), Champion(Registry(tracker()), name)
     try:
         heal(ledger, name, champion, actor=owner)
@@ -152,7 +152,16 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
         ledger.close()
 
 
-def _check(ladder: Mapping[str, Any], policies: Mapping[str, Any]) -> None:
+def check_batches(ladder: Mapping[str, Any], policies: Mapping[str, Any]) -> None:
+    """Nothing, when the ladder's methods serve the kinds that they stand for, and the policies' bounds make sense.
+
+    Args:
+        ladder: As for `next_batch`.
+        policies: As for `next_batch`.
+
+    Raises:
+        UsageError: Naming the first mistake.
+    """
     from unlearning.methods import method
     from unlearning.policy.gates import POLICIES, policy_with
 

@@ -92,7 +92,7 @@ def run(
 
     arguments = parse(pipeline, set_ or [])
     parameters = {**defaults(pipeline), **arguments}
-    if "model" not in arguments:
+    if "model" in parameters and "model" not in arguments:
         ensure_default_model(pipeline, parameters)
     check_run(pipeline, parameters)
     with stages_shown() as on_stage:

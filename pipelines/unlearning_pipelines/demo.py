@@ -78,9 +78,11 @@ def show_result(result: Result) -> None:
                 out.print(f"   {name:30} {before:7.1%}  ->  {after:6.1%}")
         auc = numbers["membership_auc.entropy.forget.unlearned"]
         out.print(f"   membership attack (0.5: blind)                {auc:.2f}")
-    else:
+    elif result.summary:
         print(Path(result.summary).read_text())
     where = f"; the model is at {result.model_uri}" if result.model_uri else ""
     out.print(f"   took {result.seconds['total']:.0f} s{where}")
-    out.print(f"   report   {result.report}")
-    out.print(f"   MLflow   run {result.mlflow_run_id}; to look at it: {tracker().ui_command()}")
+    if result.report:
+        out.print(f"   report   {result.report}")
+    if result.mlflow_run_id:
+        out.print(f"   MLflow   run {result.mlflow_run_id}; to look at it: {tracker().ui_command()}")

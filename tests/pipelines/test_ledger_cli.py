@@ -227,3 +227,18 @@ def test_status_and_certificate_load_neither_torch_nor_kfp(unlearn: Any, desk: P
             [sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment, cwd=desk
         )
         assert ended.stdout.splitlines()[-1].startswith("[] "), ended
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "part"),
+    [
+        ("name=nobody", 1, "no model at models:/nobody@champion"),
+        ('ladder={"class": [{"method": "unsri"}]}', 2, 'did you mean "unsir"'),
+        ('policies={"class": {"worst_clas_drop.test": {"high": 1}}}', 2, "did you mean"),
+        ("limit=many", 2, "limit"),
+    ],
+)
+def test_a_batch_that_cannot_run_is_refused_before_it_claims(unlearn: Any, changed: str, code: int, part: str) -> None:
+    filed(unlearn, "1", "3", kind="class")
+    refused(unlearn("run", "deletion_batch", "--set", changed), code, part)
+    assert last(unlearn("ledger", "plan", "--json"))["requests"] == 1
