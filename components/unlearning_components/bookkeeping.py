@@ -15,7 +15,7 @@ from unlearning.ledger.claims import Claim
 from unlearning.ledger.completion import keep, kept, propose, sweep
 from unlearning.ledger.events import digest_of
 from unlearning.ledger.ladder import Try, claim_next, set_aside, turn_away
-from unlearning.ledger.opening import open_ledger
+from unlearning.ledger.opening import has_ledger, open_ledger
 from unlearning.ledger.promotion import Version
 from unlearning.ledger.segments import seal
 from unlearning.ledger.serving import heal, serve
@@ -149,6 +149,17 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
         return "closed"
     finally:
         _sweep(ledger, objects, claim.owner)
+        ledger.close()
+
+
+def is_governed(name: str) -> bool:
+    """Whether the ledger says which version of a model serves, since a deletion batch was promoted."""
+    if not has_ledger():
+        return False
+    ledger = open_ledger()
+    try:
+        return bool(ledger.events_of(name, "promoting"))
+    finally:
         ledger.close()
 
 

@@ -24,7 +24,7 @@ from unlearning.settings import Settings
 from unlearning.storage import download_folder
 from unlearning.tracking import Champion, promote_bundle
 from unlearning_components import bookkeeping
-from unlearning_components.bookkeeping import IDS, end_batch, next_batch
+from unlearning_components.bookkeeping import IDS, end_batch, is_governed, next_batch
 from unlearning_components.surroundings import store
 
 SETTINGS = {"noise_steps": 4, "noise_batch": 16}
@@ -129,9 +129,16 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     lines = check_certificate(data, key, model=folder)
     assert ok(lines)
     assert [line.mark for line in lines if line.what == "model"] == ["verified"]
+    bundle = read_bundle(path)
+    assert is_governed(name)
+    assert not is_governed("tiny")
+    left = promote_bundle(place.tracker, store(), place.original, name=name, run_id="", outcome="pass", may_serve=False)
+    assert (left["champion"], place.registry.version(name, "champion").digest) == ("no", bundle.digest)
+    place.registry.set_alias(name, "champion", 1)  # somebody else brings the model back that knows
     again = asked(name, "again", "class", "two")
     assert following(place, name, tmp_path / "third") is None
     assert state(again) == ("closed", "no_data_found"), "the model forgot it before"
+    assert place.registry.version(name, "champion").digest == bundle.digest
 
 
 def test_rows_wait_in_the_vault_and_a_refused_batch_climbs_the_ladder(place: Any, name: str, tmp_path: Path) -> None:
