@@ -12,7 +12,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export UNLEARN_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test lint types compile bench check wheel clean
+.PHONY: demo test lint types compile bench faults check wheel clean
 
 demo: .venv/ready
 	OMP_NUM_THREADS=2 $(BIN)/unlearn demo
@@ -33,6 +33,10 @@ compile: .venv/ready
 bench: .venv/ready
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/steps.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/forget_class.py digits
+
+# Faults at every operation of a deletion batch on a stand-in: the matrix of trials and violations.
+faults: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m support.matrix --out benchmarks/results/faults.jsonl
 
 check: lint types wheel test
 

@@ -10,6 +10,7 @@ from unlearning_pipelines.delete_class import delete_class
 from unlearning_pipelines.delete_class_zero_shot import delete_class_zero_shot
 from unlearning_pipelines.delete_regression import delete_regression
 from unlearning_pipelines.delete_samples import delete_samples
+from unlearning_pipelines.deletion_batch import deletion_batch
 
 PIPELINES: Mapping[str, Any] = {
     "delete_class": delete_class,
@@ -17,6 +18,7 @@ PIPELINES: Mapping[str, Any] = {
     "delete_samples": delete_samples,
     "delete_regression": delete_regression,
     "compare_methods": compare_methods,
+    "deletion_batch": deletion_batch,
 }
 """Name, as module, command line and golden file have it, to KFP pipeline."""
 

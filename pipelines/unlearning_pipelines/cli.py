@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearning.errors import UsageError
-from unlearning_pipelines import cluster_commands
+from unlearning_pipelines import cluster_commands, ledger_cli
 
 app = typer.Typer(
     name="unlearn",
@@ -26,6 +26,10 @@ models = typer.Typer(help="Models in the registry.", no_args_is_help=True)
 app.add_typer(models, name="models")
 data = typer.Typer(help="Manifests: which rows a data set has, and whose they are.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(ledger_cli.requests, name="requests")
+app.add_typer(ledger_cli.ledger, name="ledger")
+app.add_typer(ledger_cli.certificate, name="certificate")
+app.command(name="check-manifest")(ledger_cli.check_manifest)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Set = Annotated[
@@ -97,7 +101,7 @@ def run(
 
     arguments = parse(pipeline, set_ or [])
     parameters = {**defaults(pipeline), **arguments}
-    if "model" not in arguments:
+    if "model" in parameters and "model" not in arguments:
         ensure_default_model(pipeline, parameters)
     check_run(pipeline, parameters)
     with stages_shown() as on_stage:

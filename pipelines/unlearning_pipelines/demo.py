@@ -83,10 +83,12 @@ def show_result(result: Result) -> None:
         attack = "residual" if "retain_mae.test.unlearned" in numbers else "entropy"
         auc = numbers[f"membership_auc.{attack}.forget.unlearned"]
         out.print(f"   membership attack (0.5: blind)                {auc:.2f}")
-    else:
+    elif result.summary:
         text = Path(result.summary).read_text()
         out.print(Markdown(text) if out.is_terminal else text, markup=False)
     where = f"; the model is at {result.model_uri}" if result.model_uri else ""
     out.print(f"   took {result.seconds['total']:.0f} s{where}")
-    out.print(f"   report   {result.report}")
-    out.print(f"   MLflow   run {result.mlflow_run_id}; to look at it: {tracker().ui_command()}")
+    if result.report:
+        out.print(f"   report   {result.report}")
+    if result.mlflow_run_id:
+        out.print(f"   MLflow   run {result.mlflow_run_id}; to look at it: {tracker().ui_command()}")

@@ -26,7 +26,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at the settings, the embedded folder, the object store, MLflow and the image; nothing is written."""
+    """Look at the settings, the embedded folder, the object store, MLflow and the image; nothing is left behind."""
     from unlearning_components._image import IMAGE
     from unlearning_components.surroundings import store, tracker
     from unlearning_pipelines.preflight import check_home
@@ -36,6 +36,7 @@ def examine() -> list[Finding]:
         _works("home", check_home, f"{settings.home} (UNLEARN_HOME)"),
         _works("object store", lambda: store().check(), f"{settings.store_uri} (UNLEARN_STORE)"),
         _works("MLflow", lambda: tracker().check(), f"{masked(settings.tracking_uri)} (MLFLOW_TRACKING_URI)"),
+        *ledger_findings(),
         Finding(what="image", ok=True, detail=f"{IMAGE} (UNLEARN_IMAGE)"),
         Finding(
             what="versions",
@@ -45,6 +46,28 @@ def examine() -> list[Finding]:
             ),
         ),
         *cluster_findings(),
+    ]
+
+
+def ledger_findings() -> list[Finding]:
+    """What the ledger's database and the bucket can promise, tried with two writers; without a ledger nothing is."""
+    from unlearning.ledger.opening import has_ledger, open_ledger
+    from unlearning.ledger.probe import probe
+    from unlearning.storage import open_store
+
+    settings = Settings()
+    where = f"{masked(settings.ledger_uri)} (UNLEARN_LEDGER_URL)"
+    if not has_ledger():
+        return [Finding(what="ledger", ok=True, detail=f"none yet at {where}")]
+    try:
+        ledger = open_ledger()
+        tried = probe(ledger, open_store(settings.store_uri))
+        ledger.close()
+    except UnlearningError as error:
+        return [Finding(what="ledger", ok=False, detail=f"{error}")]
+    return [
+        Finding(what="ledger", ok=True, detail=where),
+        *(Finding(what=f"ledger: {one.what}", ok=one.holds, detail=one.detail) for one in tried),
     ]
 
 

@@ -15,6 +15,7 @@ from unlearning.methods import METHODS, candidates, method, settings_by_method
 from unlearning.policy.gates import check_audit, policy_for, policy_with
 from unlearning.settings import Settings
 from unlearning.tracking import check_name
+from unlearning_components.bookkeeping import check_batches
 from unlearning_components.surroundings import (
     check_fit,
     facts_of,
@@ -83,6 +84,11 @@ def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard |
     Raises:
         UnlearningError: The first thing that is wrong, in the class that says what to mend.
     """
+    if pipeline == "deletion_batch":  # its rows and method are those of the requests that wait
+        check_batches(parameters["ladder"], parameters["policies"])
+        check_services()
+        check_fit(_card_at(f"models:/{parameters['name']}@champion"), fetch_manifest(parameters["manifest"]))
+        return
     request = parameters.get("request", "class")
     if request not in KINDS:
         raise UsageError(f'request is "{request}"{nearest(request, KINDS)} (valid: {", ".join(KINDS)})')

@@ -22,9 +22,9 @@ class Result:
         verdict: pass, fail or inconclusive; empty for a pipeline that judges nothing.
         metrics: Flat names to numbers; accuracies as fractions.
         model_uri: Where the unlearned model is kept; empty when there is none.
-        report: The page, on this machine.
+        report: The page, on this machine; empty where the pipeline hands none out.
         summary: The page in short, as Markdown, where the pipeline gives one; else empty.
-        mlflow_run_id: Of the whole pipeline.
+        mlflow_run_id: Of the whole pipeline; empty when nothing waited.
         seconds: Stage to seconds, and "total" for the wall time.
     """
 
@@ -63,14 +63,14 @@ def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnSta
         if ended.mlflow_run:
             tracker().close(ended.mlflow_run, "FAILED")
         raise ended.error
-    numbers = tracker().summary_of(ended.mlflow_run)
+    numbers = tracker().summary_of(ended.mlflow_run) if ended.mlflow_run else {}
     seconds = {name.removeprefix("seconds."): v for name, v in numbers.items() if name.startswith("seconds.")}
     return Result(
         pipeline=pipeline,
         verdict=str(ended.outputs.get("verdict", "")),
         metrics={name: value for name, value in numbers.items() if not name.startswith("seconds.")},
         model_uri=str(ended.outputs.get("model_uri", "")),
-        report=str(Path(ended.outputs["report"]).absolute()),
+        report=str(Path(ended.outputs["report"]).absolute()) if "report" in ended.outputs else "",
         summary=str(Path(ended.outputs["summary"]).absolute()) if "summary" in ended.outputs else "",
         mlflow_run_id=ended.mlflow_run,
         seconds={**seconds, "total": round(time.monotonic() - began, 3)},

@@ -33,6 +33,10 @@ class TrackingError(UnlearningError):
     """MLflow did not do what was asked: mend the server or its address."""
 
 
+class LedgerError(UnlearningError):
+    """The ledger could not be read or written, or does not hold what its evidence says: mend it, or restore it."""
+
+
 class PipelineError(UnlearningError):
     """A pipeline run ended before its end: read the stage's own error, mend it and run again."""
 

@@ -18,6 +18,13 @@ class Settings(BaseSettings):
     )
     experiment: str = Field(default="unlearning", description="MLflow experiment (UNLEARN_EXPERIMENT)")
     data: Path | None = Field(default=None, description="Folder of real data sets (UNLEARN_DATA)")
+    ledger_url: str = Field(default="", description="Ledger: sqlite:///file or postgresql://... (UNLEARN_LEDGER_URL)")
+    ledger_key: Path | None = Field(
+        default=None, description="File with the key of the digests in the ledger (UNLEARN_LEDGER_KEY)"
+    )
+    signing_key: Path | None = Field(
+        default=None, description="File with the key that signs certificates (UNLEARN_SIGNING_KEY)"
+    )
     mlflow_timeout: int = Field(
         default=10, ge=1, le=600, description="Seconds to wait for MLflow (UNLEARN_MLFLOW_TIMEOUT)"
     )
@@ -30,6 +37,21 @@ class Settings(BaseSettings):
     def store_uri(self) -> str:
         """The object store in force."""
         return self.store or str(self.home.absolute() / "store")
+
+    @property
+    def ledger_uri(self) -> str:
+        """The ledger's database in force."""
+        return self.ledger_url or f"sqlite:///{self.home.absolute() / 'ledger.db'}"
+
+    @property
+    def ledger_key_file(self) -> Path:
+        """Where the key of the ledger's digests is."""
+        return self.ledger_key or self.home.absolute() / "ledger.key"
+
+    @property
+    def signing_key_file(self) -> Path:
+        """Where the key that signs certificates is."""
+        return self.signing_key or self.home.absolute() / "signing.pem"
 
     @property
     def tracking_uri(self) -> str:

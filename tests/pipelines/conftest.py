@@ -49,7 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, with nothing of this environment's settings; UNLEARN_HOME would be made in it."""
-    for name in ("STORE", "EXPERIMENT", "IMAGE", "MLFLOW_TIMEOUT"):
+    for name in ("STORE", "EXPERIMENT", "IMAGE", "MLFLOW_TIMEOUT", "LEDGER_URL", "LEDGER_KEY", "SIGNING_KEY"):
         monkeypatch.delenv(f"UNLEARN_{name}", raising=False)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name, raising=False)

@@ -248,13 +248,25 @@ def test_a_class_that_was_forgotten_before_is_not_forgotten_again(
 def test_help_names_every_command(unlearn: Any, desk: Path) -> None:
     ended = unlearn("--help")
     assert ended.code == 0
-    for command in ("demo", "train", "run", "methods", "compile", "doctor", "models", "data"):
+    for command in ("demo", "train", "run", "methods", "compile", "doctor", "models", "data", "requests", "ledger"):
         assert command in ended.out
     assert listing(desk) == {}
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "run", "methods", "compile", "doctor", "models import", "data make"]
+    "command",
+    [
+        "demo",
+        "train",
+        "run",
+        "methods",
+        "compile",
+        "doctor",
+        "models import",
+        "data make",
+        "requests add",
+        "check-manifest",
+    ],
 )
 def test_every_command_has_its_own_help(unlearn: Any, command: str) -> None:
     ended = unlearn(*command.split(), "--help")

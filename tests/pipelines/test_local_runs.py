@@ -22,6 +22,12 @@ from unlearning.data.samples import Rows
 from unlearning.data.selection import as_ranges
 from unlearning.data.sources import make_manifest
 from unlearning.errors import PipelineError
+from unlearning.ledger.filing import file_requests
+from unlearning.ledger.opening import open_ledger
+from unlearning.ledger.overview import find
+from unlearning.ledger.requests import request_from
+from unlearning.ledger.segments import verify_sealed
+from unlearning.ledger.verification import verify
 from unlearning.metrics.accuracy import accuracy
 from unlearning.models.bundle import load_bundle, read_bundle
 from unlearning.policy.gates import CLASS_POLICY, ROWS_POLICY
@@ -250,6 +256,30 @@ def test_a_run_killed_at_promotion_changes_nothing_and_the_compiled_yaml_complet
     )
     first, second = (path.read_bytes() for _, path in here[-2:])
     assert first == second
+
+
+def test_what_waits_is_served_and_an_empty_queue_ends_after_its_first_stage(at_home: Path, tiny: Any) -> None:
+    promote_bundle(tracker(), store(), tiny.bundle, name="batched", run_id="", outcome="pass")
+    ledger = open_ledger(make=True)
+    asked = {"controller": "shop", "key": "k", "kind": "class", "ids": ["two"], "model": "batched"}
+    request = request_from({**asked, "submitted_at": "2026-11-20T12:00:00Z"})
+    (filed,) = file_requests(ledger, [request], actor="intake")
+    ladder = {"class": [{"method": "unsir", "settings": DEFAULTS["settings"]}]}
+    arguments = {
+        "name": "batched",
+        "manifest": tiny.source,
+        "ladder": ladder,
+        "policies": {"class": DEFAULTS["policy"]},
+    }
+    seen: list[str] = []
+    for wanted in (STAGES - {"promote"} | {"claim", "settle"}, {"claim"}):
+        seen.clear()
+        run_pipeline("deletion_batch", arguments, on_stage=lambda stage, _: seen.append(stage))
+        assert set(seen) == wanted
+    assert find(ledger, filed.ref)["outcome"] == "erased_approx_audited"
+    assert Registry(tracker()).version("batched", "champion").version == 2
+    assert [*verify(ledger), *verify_sealed(ledger, store())] == []
+    ledger.close()
 
 
 def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(served: str, tiny: Any, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def promote_bundle(
     run_id: str,
     outcome: str,
     tags: Mapping[str, str] | None = None,
+    may_serve: bool = True,
 ) -> dict[str, Any]:
     """Store and register the bundle as candidate; on a pass, make it champion.
 
@@ -44,6 +45,7 @@ def promote_bundle(
         run_id: The run that made it.
         outcome: The gate's; "pass" alone moves the champion.
         tags: Added to the version.
+        may_serve: False leaves the champion alone whatever the outcome.
 
     Returns:
         model_uri, name, version, digest, verdict and champion ("yes" or "no"), as JSON types.
@@ -62,7 +64,8 @@ def promote_bundle(
         folder=bundle.folder,
     )
     registry.set_alias(name, CANDIDATE, version)
-    if outcome == "pass":
+    champion = outcome == "pass" and may_serve
+    if champion:
         registry.set_alias(name, CHAMPION, version)
     return {
         "model_uri": uri,
@@ -70,5 +73,5 @@ def promote_bundle(
         "version": version,
         "digest": bundle.digest,
         "verdict": outcome,
-        "champion": "yes" if outcome == "pass" else "no",
+        "champion": "yes" if champion else "no",
     }

@@ -188,6 +188,10 @@ class Registry:
                 path.replace(target)
         return into
 
+    def with_digest(self, name: str, digest: str) -> RegisteredVersion | None:
+        """The oldest version with this content, None when there is none."""
+        return next(iter(self._with_digest(name, digest)), None)
+
     def _with_digest(self, name: str, digest: str) -> list[RegisteredVersion]:
         """The versions of this content, oldest first."""
         return [version for version in self._versions(name) if version.digest == digest]

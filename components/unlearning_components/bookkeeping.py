@@ -1,0 +1,320 @@
+"""What the first and last stage of a deletion batch do around the ledger: which rows, by which method, and the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlearning.errors import UsageError
+from unlearning.ledger.certificate import Measure
+from unlearning.ledger.claims import Claim
+from unlearning.ledger.completion import keep, kept, propose, sweep
+from unlearning.ledger.events import digest_of
+from unlearning.ledger.ladder import Try, claim_next, set_aside, turn_away
+from unlearning.ledger.opening import has_ledger, open_ledger
+from unlearning.ledger.promotion import Version
+from unlearning.ledger.segments import seal
+from unlearning.ledger.serving import heal, serve
+from unlearning.ledger.settlement import is_settled, prepare, settle_batch
+from unlearning.ledger.signing import signer_of
+from unlearning.ledger.store import Ledger
+from unlearning.settings import Settings
+from unlearning.tracking import Champion, Registry
+from unlearning_components.surroundings import fetch_manifest, fetch_model, forgotten_before, rows_for, store, tracker
+
+if TYPE_CHECKING:
+    from unlearning.data.manifest import Manifest
+    from unlearning.models.bundle import Bundle, ModelCard
+    from unlearning.storage import ObjectStore
+
+IDS = "requests/batches"
+"""Where the ids of a batch wait for its select stage: in the restricted prefix, until the batch has ended."""
+LADDERS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "class": ({"method": "unsir"}, {"method": "amnesiac"}, {"method": "negative_gradient_plus"}),
+    "subject": ({"method": "incompetent_teacher"}, {"method": "negative_gradient_plus"}, {"method": "amnesiac"}),
+    "sample": ({"method": "incompetent_teacher"}, {"method": "negative_gradient_plus"}, {"method": "amnesiac"}),
+}
+"""Methods by kind of request, for the first three rungs; the last is a full retrain."""
+_COLUMNS = {"class": "target", "subject": "subject_id", "sample": "sample_id"}
+_FACTS = "facts"
+
+
+def next_batch(
+    name: str,
+    manifest: str,
+    *,
+    owner: str,
+    limit: int,
+    lease_hours: float,
+    seed: int,
+    ladder: Mapping[str, Any],
+    policies: Mapping[str, Any],
+    into: Path,
+) -> dict[str, Any] | None:
+    """What the stages need to know of the next batch about a model; None, quickly, when nothing waits.
+
+    A batch that was cut short between intent and end is ended first, from what it left.
+
+    Args:
+        name: The registered model.
+        manifest: The data set.
+        owner: Unlike that of any other run.
+        limit: At most so many requests; 0 for all.
+        lease_hours: How long nobody else may take the batch over.
+        seed: Of every random choice; part of the batch's content.
+        ladder: Kind to a list of {"method", "settings"}, over `LADDERS`.
+        policies: Kind to gate bounds that differ from the default.
+        into: Folder for the claim, which `end_batch` reads.
+
+    Raises:
+        UsageError: For a ladder or policies with a mistake, before anything is claimed.
+    """
+    check_batches(ladder, policies)
+    ledger, objects, champion = open_ledger(make=True), store(), Champion(Registry(tracker()), name)
+    try:
+        heal(ledger, name, champion, actor=owner)
+        _sweep(ledger, objects, owner)
+        while True:
+            found = claim_next(
+                ledger,
+                owner=owner,
+                model=name,
+                limit=limit,
+                base=champion.digest(),
+                settings={"seed": seed, "manifest": manifest},
+                lease_seconds=lease_hours * 3600,
+            )
+            if found is None:
+                return None
+            if found.claim.state == "promoting":
+                _conclude(ledger, objects, champion, found.claim, into / _FACTS)
+                continue
+            if (batch := _selected(ledger, objects, found, manifest, name, ladder)) is not None:
+                batch["policy"] = dict(policies.get(found.claim.kind, {}))
+                into.mkdir(parents=True, exist_ok=True)
+                (into / "claim.json").write_text(json.dumps({"claim": found.claim.as_plain(), **batch}))
+                return batch
+    finally:
+        ledger.close()
+
+
+def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run: str, desk: Path) -> str:
+    """What became of the batch: closed, or the step that is tried next, held after the last. May be repeated.
+
+    Args:
+        folder: What `next_batch` left.
+        verdict: The gate's.
+        unlearned: The bundle of the model after.
+        run: The pipeline's MLflow run.
+        desk: An empty folder.
+    """
+    from unlearning.models.bundle import read_bundle
+    from unlearning.tracking.promotion import store_bundle
+
+    about = json.loads((folder / "claim.json").read_text())
+    claim, objects = Claim(**about["claim"]), store()
+    registry = Registry(tracker())
+    ledger, champion = open_ledger(), Champion(registry, claim.model)
+    try:
+        if is_settled(ledger, claim):
+            return "closed"
+        if verdict["outcome"] != "pass":
+            following = turn_away(ledger, claim, outcome=verdict["outcome"], reasons=verdict["reasons"])
+            return following or "held"
+        bundle = read_bundle(unlearned)
+        propose(objects, claim, bundle.digest)
+        uri = store_bundle(objects, bundle)
+        fetch_model(uri, desk / "read-back")
+        version = registry.register(
+            claim.model,
+            bundle_uri=uri,
+            digest=bundle.digest,
+            weights_sha256=bundle.card.weights_sha256,
+            run_id=run,
+            description=f"{bundle.card.architecture}, made to forget a batch of {claim.count} requests",
+            tags={"unlearning.verdict": "pass", "unlearning.batch": claim.batch},
+            folder=bundle.folder,
+        )
+        left = desk / "left"
+        left.mkdir(parents=True)
+        facts = _facts(bundle, claim, about, verdict, version=version, run=run)
+        (left / "facts.json").write_text(json.dumps(facts))
+        keep(objects, claim, _FACTS, left)
+        _conclude(ledger, objects, champion, claim, desk / "facts")
+        seal(ledger, objects)
+        return "closed"
+    finally:
+        _sweep(ledger, objects, claim.owner)
+        ledger.close()
+
+
+def is_governed(name: str) -> bool:
+    """Whether the ledger says which version of a model serves, since a deletion batch was promoted."""
+    if not has_ledger():
+        return False
+    ledger = open_ledger()
+    try:
+        return bool(ledger.events_of(name, "promoting"))
+    finally:
+        ledger.close()
+
+
+def check_batches(ladder: Mapping[str, Any], policies: Mapping[str, Any]) -> None:
+    """Nothing, when the ladder's methods serve the kinds that they stand for, and the policies' bounds make sense.
+
+    Args:
+        ladder: As for `next_batch`.
+        policies: As for `next_batch`.
+
+    Raises:
+        UsageError: Naming the first mistake.
+    """
+    from unlearning.methods import method
+    from unlearning.policy.gates import POLICIES, policy_with
+
+    for what, given in (("ladder", ladder), ("policies", policies)):
+        if strangers := sorted(set(given) - set(LADDERS)):
+            raise UsageError(
+                f"{what}: no kind of request is called {strangers[0][:40]!r} (valid: {', '.join(LADDERS)})"
+            )
+    for kind, steps in ladder.items():
+        if not isinstance(steps, list) or not all(isinstance(one, dict) and "method" in one for one in steps):
+            raise UsageError(f'ladder: wanted a list such as [{{"method": "amnesiac"}}] for {kind}')
+        for one in steps:
+            method(one["method"], request=kind)
+    for kind, bounds in policies.items():
+        policy_with(bounds, POLICIES[kind])
+
+
+def _conclude(ledger: Ledger, objects: ObjectStore, champion: Champion, claim: Claim, desk: Path) -> None:
+    """From the facts that a batch left to its closed requests."""
+    if not kept(objects, claim, _FACTS, desk):
+        raise UsageError(f"batch {claim.batch[:12]} left no facts: withdraw its promotion, see the runbook")
+    facts = json.loads((desk / "facts.json").read_text())
+    measures = [Measure(**one) for one in facts.pop("measures")]
+    outcome, obligations = facts.pop("outcome"), facts.pop("obligations")
+    serve(ledger, claim, Version(**facts.pop("made")), champion)
+    settle_batch(
+        ledger,
+        objects,
+        signer_of(Settings().signing_key_file),
+        claim,
+        outcome=outcome,
+        facts={**facts, "measures": measures},
+        obligations=obligations,
+    )
+
+
+def _selected(
+    ledger: Ledger, objects: ObjectStore, found: Try, manifest: str, name: str, ladder: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The batch's ids where the select stage finds them, and its method; None when there is nothing left to do."""
+    import tempfile
+
+    claim = found.claim
+    with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
+        address = _address(name, claim.base)
+        card = fetch_model(address, Path(folder)).card
+    data = fetch_manifest(manifest)
+    there = _not_forgotten(data, card, claim.kind)
+    wanted = prepare(ledger, claim, there.__contains__, evidence=data.digest)
+    if not wanted.ids:
+        return None
+    try:
+        rows_for(card, data, claim.kind, wanted.ids, retain_per_class=0, seed=0)
+    except UsageError as error:
+        why = str(error) if claim.kind == "class" else "the rows of these requests cannot be served as one batch"
+        set_aside(ledger, claim, " ".join(why.split())[:256])
+        return None
+    ids = ""
+    if claim.kind != "class":
+        key = f"{IDS}/{claim.batch}.txt"
+        objects.put(key, "".join(f"{one}\n" for one in wanted.ids).encode())
+        ids = f"{objects.uri}/{key}"
+    rung = _rung(found, ladder)
+    return {
+        "count": wanted.requests,
+        "kind": claim.kind,
+        "targets": list(wanted.ids) if claim.kind == "class" else [],
+        "ids": ids,
+        "model": address,
+        "method": rung["method"],
+        "settings": dict(rung.get("settings", {})),
+        "step": found.step,
+    }
+
+
+def _rung(found: Try, ladder: Mapping[str, Any]) -> Mapping[str, Any]:
+    steps = list(ladder.get(found.claim.kind) or LADDERS[found.claim.kind])
+    if found.step == "retrain":
+        return {"method": "retrain"}
+    place = {"first": 0, "stronger": 1, "other_method": 2, "bisect": 0}[found.step]
+    chosen: Mapping[str, Any] = steps[min(place, len(steps) - 1)]
+    return chosen
+
+
+def _not_forgotten(data: Manifest, card: ModelCard, kind: str) -> set[str]:
+    """The ids of training rows that the model has not forgotten before."""
+    import numpy as np
+
+    rows = np.setdiff1d(data.rows("train"), forgotten_before(card, data))
+    table = data.table.take(rows)
+    gone = set(card.forgotten)
+    pairs = zip(table[_COLUMNS[kind]].to_pylist(), table["target"].to_pylist(), strict=True)
+    return {str(value) for value, target in pairs if value is not None and target not in gone}
+
+
+def _address(name: str, digest: str) -> str:
+    version = Registry(tracker()).with_digest(name, digest)
+    if version is None:
+        raise UsageError(
+            f'no version of "{name}" has the digest {digest[:12] or "of a champion"}: register a model first'
+        )
+    return f"models:/{name}/{version.version}"
+
+
+def _facts(
+    bundle: Bundle, claim: Claim, about: Mapping[str, Any], verdict: Mapping[str, Any], *, version: int, run: str
+) -> dict[str, Any]:
+    from importlib.metadata import version as version_of
+
+    card, method = bundle.card, bundle.card.method or {}
+    names = ("metric", "value", "standard_error", "low", "high", "outcome")
+    measures = [asdict(Measure(**{name: gate[name] for name in names})) for gate in verdict["gates"]]
+    files = {path.name: _sha256(path) for path in sorted(bundle.folder.iterdir()) if path.is_file()}
+    return {
+        "made": {"digest": bundle.digest, "parent": card.parent, "number": str(version)},
+        "outcome": "erased_exact" if method.get("name") == "retrain" else "erased_approx_audited",
+        "before": {"digest": claim.base},
+        "after": {"digest": bundle.digest, "version": str(version)},
+        "files": files,
+        "data": {"manifest": card.manifest_sha256},
+        "method": {**method, "step": about["step"]},
+        "measures": measures,
+        "policy": digest_of([[one["metric"], one["low"], one["high"]] for one in measures]),
+        "provenance": {"run": run, "torch": version_of("torch")},
+        "obligations": {"oldModel": claim.base, "sourceData": "to be deleted by the controller"},
+    }
+
+
+def _sweep(ledger: Ledger, objects: ObjectStore, actor: str) -> None:
+    """Removes what ended batches left, and the ids of those that are no longer at work."""
+    import sqlalchemy as sa
+
+    from unlearning.ledger import tables
+
+    sweep(ledger, objects, actor=actor)
+    with ledger.reading() as connection:
+        query = sa.select(tables.batches.c.batch).where(tables.batches.c.state.in_(("claimed", "promoting")))
+        working = set(connection.execute(query).scalars())
+    for key in list(objects.keys(IDS)):
+        if key.rsplit("/", 1)[1].removesuffix(".txt") not in working:
+            objects.delete(key)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,434 @@
+"""What people type about deletion requests, the ledger and its certificates. Nothing here loads torch or kfp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from unlearning.ledger.checking import Line
+    from unlearning.ledger.overview import Status
+    from unlearning.ledger.store import Ledger
+
+requests = typer.Typer(help="Deletion requests: file them, look at them, change their course.", no_args_is_help=True)
+ledger = typer.Typer(help="The record of all requests: check it, seal it, see what is next.", no_args_is_help=True)
+certificate = typer.Typer(help="Certificates of batches, and receipts of requests.", no_args_is_help=True)
+
+ACT = 3
+"""Exit code when someone must act: requests at risk or overdue, excluded rows found."""
+DESK = "desk"
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Ref = Annotated[str, typer.Argument(help="The request, as the list names it; its first 6 digits or more.")]
+Reason = Annotated[str, typer.Argument(help="One line, without ids or names of people.")]
+By = Annotated[str, typer.Option("--by", help="The role that does it, never a person's name.")]
+
+
+@requests.command()
+def add(
+    key: Annotated[str, typer.Option(help="The controller's own name of the request; the same twice is the same.")],
+    id_: Annotated[list[str], typer.Option("--id", help="A class, subject or sample id; repeat for more.")],
+    model: Annotated[str, typer.Option(help="The registered model that is to forget.")],
+    kind: Annotated[str, typer.Option(help="What the ids are of: class, subject or sample.")] = "subject",
+    controller: Annotated[str, typer.Option(help="Who asks on behalf of the person.")] = "desk",
+    dataset: Annotated[str, typer.Option(help='Name of the data set, or "*".')] = "*",
+    regulation: Annotated[str, typer.Option(help="gdpr, uk_gdpr, ccpa, other or internal.")] = "gdpr",
+    submitted: Annotated[str, typer.Option(help="When the person asked: 2026-11-21T09:30:00Z; now if left out.")] = "",
+    expedite: Annotated[bool, typer.Option(help="Goes first.")] = False,
+    by: By = DESK,
+    as_json: Json = False,
+) -> None:
+    """File one request."""
+    from unlearning.errors import DataError, UsageError
+    from unlearning.ledger.events import moment
+    from unlearning.ledger.filing import file_requests
+    from unlearning.ledger.requests import request_from
+
+    with opened(make=True) as found:
+        values = {
+            "key": key,
+            "ids": id_,
+            "model": model,
+            "kind": kind,
+            "controller": controller,
+            "dataset": dataset,
+            "regulation": regulation,
+            "submitted_at": submitted or moment(found.clock()),
+            "priority": "expedite" if expedite else "normal",
+        }
+        try:
+            request = request_from(values)
+        except DataError as error:
+            raise UsageError(str(error)) from error
+        (filed,) = file_requests(found, [request], actor=by)
+        if filed.reason:
+            raise UsageError(f"the request was not filed: {filed.reason}")
+        due = next(iter(_rows(found, filed.ref)))["due_at"]
+    typer.echo(f"{filed.status} as {filed.ref[:12]}, due {due[:10]}")
+    _last_line({**asdict(filed), "due_at": due}, as_json)
+
+
+@requests.command(name="import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file.")],
+    model: Annotated[str, typer.Option(help="For rows that name none.")] = "",
+    controller: Annotated[str, typer.Option(help="For rows that name none.")] = "",
+    regulation: Annotated[str, typer.Option(help="For rows that name none.")] = "",
+    rejects: Annotated[Path | None, typer.Option(help="Where to write every rejected row's line and reason.")] = None,
+    strict: Annotated[bool, typer.Option(help="End with 1 when any row was rejected.")] = False,
+    by: By = "intake",
+    as_json: Json = False,
+) -> None:
+    """File every good row of a file, and say why the others are not."""
+    from unlearning.ledger.intake import import_file
+
+    given = {"model": model, "controller": controller, "regulation": regulation}
+    with opened(make=True) as found:
+        defaults = {name: value for name, value in given.items() if value}
+        report = import_file(found, path, actor=by, defaults=defaults, rejects=rejects)
+    typer.echo(
+        f"{report.accepted} accepted, {report.repeated} filed before, {report.twins} twins, "
+        f"{report.rejected} rejected ({report.conflicts} conflicts)"
+    )
+    for line, reason in report.rejects[:20]:
+        typer.echo(f"  line {line}: {reason}")
+    _last_line(asdict(report), as_json)
+    if strict and report.rejected:
+        raise typer.Exit(1)
+
+
+@requests.command(name="list")
+def list_(
+    state: Annotated[str, typer.Option(help="Only those in this state.")] = "",
+    model: Annotated[str, typer.Option(help="Only those about this model.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List requests in the order of their arrival, without ids."""
+    from unlearning.ledger.overview import list_requests
+
+    with opened() as found:
+        rows = list(list_requests(found, state=state, model=model, limit=limit))
+    for row in rows:
+        why = row["outcome"] or row["reason"]
+        typer.echo(f"{row['ref'][:12]}  {row['state']:9}  due {row['due_at'][:10]}  {row['model']}  {why}".rstrip())
+    _last_line({"requests": rows}, as_json)
+
+
+@requests.command()
+def status(
+    ref: Annotated[str, typer.Argument(help="A request, to see what happened to it; all figures when left out.")] = "",
+    cadence_days: Annotated[float, typer.Option(help="Days between two scheduled batches.", min=0.01)] = 7.0,
+    prometheus: Annotated[bool, typer.Option(help="Print Prometheus text instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how many requests wait and which are due; ends with 3 when someone must act."""
+    from unlearning.ledger.figures import alarms
+    from unlearning.ledger.figures import prometheus as as_prometheus
+    from unlearning.ledger.overview import find
+    from unlearning.ledger.overview import status as figures
+
+    with opened() as found:
+        if ref:
+            _show(find(found, ref), as_json)
+            return
+        now = figures(found, days=2 * cadence_days)
+        why = alarms(now, found.clock(), cadence_days=cadence_days)
+    if prometheus:
+        typer.echo(as_prometheus(now), nl=False)
+    else:
+        _table(now, why)
+    _last_line({**asdict(now), "alarms": why}, as_json)
+    if why:
+        raise typer.Exit(ACT)
+
+
+@requests.command()
+def hold(ref: Ref, reason: Reason, by: By = DESK) -> None:
+    """Keep a request out of batches; its clock runs on."""
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        filing.hold(found, _whole(found, ref), reason, actor=by)
+    typer.echo(f"held {ref[:12]}")
+
+
+@requests.command()
+def release(ref: Ref, by: By = DESK) -> None:
+    """Let a held request into batches again."""
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        filing.release(found, _whole(found, ref), actor=by)
+    typer.echo(f"released {ref[:12]}")
+
+
+@requests.command()
+def extend(ref: Ref, reason: Reason, by: By = DESK) -> None:
+    """Move a due date once, as far as its regulation allows; the person must be told why."""
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        due = filing.extend(found, _whole(found, ref), reason, actor=by)
+    typer.echo(f"extended {ref[:12]}: due {due[:10]}; tell the person now")
+
+
+@requests.command()
+def cancel(ref: Ref, reason: Reason, by: By = DESK) -> None:
+    """End a request that the person took back, before its batch is promoted."""
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        filing.cancel(found, _whole(found, ref), reason, actor=by)
+    typer.echo(f"cancelled {ref[:12]}")
+
+
+@requests.command()
+def deny(ref: Ref, reason: Reason, by: By = DESK) -> None:
+    """End a request for a reason that the person is told, before its batch is promoted."""
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        filing.deny(found, _whole(found, ref), reason, actor=by)
+    typer.echo(f"denied {ref[:12]}; tell the person why")
+
+
+@requests.command()
+def purge(
+    keep_days: Annotated[float, typer.Option(help="How long ids stay after the end.", min=0)] = 30.0,
+    by: By = "cleaner",
+) -> None:
+    """Remove the ids of requests that ended long enough ago, all versions of them."""
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        typer.echo(f"removed the ids of {filing.purge(found, actor=by, keep_days=keep_days)} requests")
+
+
+@ledger.command()
+def upgrade() -> None:
+    """Lay the ledger's database out, or bring it to this version's layout."""
+    with opened(make=True) as found:
+        typer.echo(f"layout {found.upgrade()}")
+
+
+@ledger.command()
+def verify(as_json: Json = False) -> None:
+    """Check the chain, every row that follows from it, and the sealed copies."""
+    from unlearning.ledger.segments import verify_sealed
+    from unlearning.ledger.verification import verify as verify_rows
+
+    with opened() as found:
+        findings = [*verify_rows(found), *verify_sealed(found, _store())]
+        seq, head = found.head()
+    for finding in findings:
+        typer.echo(f"FAIL {finding}")
+    typer.echo(f"{seq} events, head {head}: {f'{len(findings)} findings' if findings else 'everything holds'}")
+    _last_line({"ok": not findings, "events": seq, "head": head, "findings": findings}, as_json)
+    if findings:
+        raise typer.Exit(1)
+
+
+@ledger.command()
+def seal(as_json: Json = False) -> None:
+    """Copy all events to the object store, where nobody replaces them, and print the head to publish."""
+    from unlearning.ledger.segments import seal as seal_events
+
+    with opened() as found:
+        count = seal_events(found, _store())
+        head = next(iter(found.events(count - 1, count))).hash if count else found.head()[1]
+    typer.echo(f"{count} events are sealed; publish this head where nobody can change it: {head}")
+    _last_line({"events": count, "head": head}, as_json)
+
+
+@ledger.command()
+def plan(
+    model: Annotated[str, typer.Option(help="Only requests about this model.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show the batch that a run would claim now; writes nothing."""
+    from unlearning.ledger.claims import plan as next_batch
+    from unlearning.ledger.ladder import LADDER, rung_of
+
+    with opened() as found:
+        planned = next_batch(found, model=model, limit=limit)
+        rung = rung_of(found, planned.content["model"]) if planned else 0
+    if planned is None:
+        typer.echo("nothing waits that is not at work already")
+        _last_line({"requests": 0}, as_json)
+        return
+    content = planned.content
+    step = LADDER[min(rung, len(LADDER) - 1)]
+    typer.echo(
+        f"{len(planned.refs)} {content['kind']} requests about {content['model']} (data set {content['dataset']}), "
+        f"{planned.twins} of them twins, {planned.overdue} overdue, the first due {planned.first_due[:10]}; "
+        f"step {step}; {planned.waiting} more would wait"
+    )
+    facts = {"requests": len(planned.refs), "overdue": planned.overdue, "twins": planned.twins}
+    _last_line({**facts, **content, "first_due": planned.first_due, "step": step, "waiting": planned.waiting}, as_json)
+
+
+@certificate.command(name="verify")
+def verify_certificate(
+    path: Annotated[Path, typer.Argument(help="The certificate, a .dsse.json file.")],
+    key: Annotated[Path, typer.Option(help="The signer's public key (.pub), from whom you trust.")],
+    model: Annotated[Path | None, typer.Option(help="Folder of the model that it is about.")] = None,
+    before: Annotated[Path | None, typer.Option(help="The certificate before it.")] = None,
+    receipt: Annotated[Path | None, typer.Option(help="A request's receipt.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a certificate offline, line by line: verified, failed or not checked."""
+    from unlearning.ledger.checking import check_certificate, check_receipt, ok
+    from unlearning.ledger.signing import public_key
+
+    data, public = _read(path), public_key(_read(key))
+    lines = check_certificate(data, public, model=model, before=_read(before) if before else None)
+    if receipt is not None:
+        given = check_receipt(_read(receipt), data, public)
+        lines += [line for line in given if line.what.startswith("receipt")]
+    _print(lines)
+    _last_line({"ok": ok(lines), "lines": [asdict(line) for line in lines]}, as_json)
+    if not ok(lines):
+        raise typer.Exit(1)
+
+
+@certificate.command(name="receipts")
+def write_receipts(
+    batch: Annotated[str, typer.Argument(help="The batch, all 64 digits, as the history of a request names it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the certificate and one receipt per request.")],
+    request: Annotated[list[str] | None, typer.Option(help="Only of this request; repeat for more.")] = None,
+) -> None:
+    """Write the certificate of a settled batch, and receipts to give to those who asked."""
+    from unlearning.errors import UsageError
+    from unlearning.ledger.certificate import PREFIX, receipts
+    from unlearning.ledger.settlement import served_in
+
+    store = _store()
+    with opened() as found:
+        wanted = [_whole(found, ref) for ref in request or []]
+        served = served_in(found, batch, "")
+    if not served:
+        raise UsageError(f"there is no batch {batch[:12]!r} with requests: see `unlearn requests status REQUEST`")
+    data = store.get(f"{PREFIX}/{batch}.dsse.json")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"certificate-{batch[:12]}.dsse.json").write_bytes(data)
+    count = 0
+    for given in receipts(data, served, wanted=wanted):
+        name = f"receipt-{given['content']['request'][:12]}.json"
+        (out / name).write_text(json.dumps(given, indent=1, sort_keys=True) + "\n")
+        count += 1
+    typer.echo(f"{out}: the certificate and {count} receipts")
+
+
+def check_manifest(
+    path: Annotated[str, typer.Argument(help="A .parquet manifest, or a data source such as digits.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the numbers of the rows, one on each line.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that a training set holds no row that was asked to be forgotten; ends with 3 when it does."""
+    from unlearning.ledger.exclusion import check, excluded
+    from unlearning_components.surroundings import fetch_manifest
+
+    with opened() as found:
+        manifest, barred = fetch_manifest(path), excluded(_store())
+        columns = {"sample": "sample_id", "subject": "subject_id", "class": "target"}
+        values: dict[str, Any] = {kind: manifest.table[name].to_pylist() for kind, name in columns.items()}
+        result = check(found.names, barred, values, dataset=manifest.card.name or "*")
+    if out is not None:
+        out.write_text("".join(f"{row}\n" for row in result.rows))
+    parts = ", ".join(f"{number} by {kind}" for kind, number in result.by_kind.items() if number)
+    typer.echo(
+        f"{len(result.rows)} of {result.looked_at} rows must not be trained on{f' ({parts})' if parts else ''}; "
+        f"compared with {result.excluded} excluded ids"
+    )
+    content = {**asdict(result), "rows": list(result.rows[:1000]), "found": len(result.rows)}
+    _last_line(content, as_json)
+    if result.rows:
+        raise typer.Exit(ACT)
+
+
+@contextmanager
+def opened(*, make: bool = False) -> Iterator[Ledger]:
+    """The ledger in force, closed at the end."""
+    from unlearning.ledger.opening import has_ledger, open_ledger
+
+    if make and not has_ledger():
+        from unlearning_pipelines.preflight import claim_home
+
+        claim_home()
+    found = open_ledger(make=make)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _store() -> Any:
+    from unlearning.settings import Settings
+    from unlearning.storage import open_store
+
+    return open_store(Settings().store_uri)
+
+
+def _whole(found: Ledger, ref: str) -> str:
+    from unlearning.ledger.overview import find
+
+    return str(find(found, ref)["ref"])
+
+
+def _rows(found: Ledger, ref: str) -> list[dict[str, Any]]:
+    from unlearning.ledger.overview import find
+
+    return [find(found, ref)]
+
+
+def _read(path: Path) -> bytes:
+    from unlearning.errors import UsageError
+    from unlearning.ledger.signing import MOST_BYTES
+
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{path} is larger than {MOST_BYTES} bytes: it is no such file")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}: check the path") from error
+
+
+def _show(request: dict[str, Any], as_json: bool) -> None:
+    history = request.pop("history")
+    for name in ("ref", "state", "model", "kind", "due_at", "outcome", "reason", "batch"):
+        if request[name]:
+            typer.echo(f"{name:8} {request[name]}")
+    for one in history:
+        typer.echo(f"  {one.seq:>8} {one.at[:19]}Z  {one.kind:10} by {one.actor}")
+    _last_line({**request, "history": [{"seq": one.seq, "at": one.at, "kind": one.kind} for one in history]}, as_json)
+
+
+def _table(now: Status, why: list[str]) -> None:
+    for state, number in now.counts.items():
+        typer.echo(f"{state:10} {number:>9}")
+    typer.echo(f"overdue    {now.overdue:>9}\nat risk    {now.at_risk:>9}  (due within {now.days:g} days)")
+    if now.next_due:
+        typer.echo(f"next due   {now.next_due[:10]}; the oldest waits for {now.oldest_days:g} days")
+    typer.echo(f"settled    {now.last_settled[:19] or 'never'}")
+    for one in now.active:
+        typer.echo(f"at work    {one['batch'][:12]} on {one['model']}, {one['state']}, {one['owner']}")
+    for reason in why:
+        typer.echo(f"ALARM      {reason}")
+
+
+def _print(lines: list[Line]) -> None:
+    for line in lines:
+        typer.echo(f"{line.mark:11}  {line.what}: {line.detail}")
+
+
+def _last_line(content: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(content, allow_nan=False))

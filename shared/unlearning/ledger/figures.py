@@ -1,0 +1,55 @@
+"""The figures over all requests, for monitors: whether someone must act, and Prometheus text."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from unlearning.ledger.events import time_of
+from unlearning.ledger.overview import Status
+
+WAITING = ("pending", "held", "claimed", "promoting")
+
+
+def alarms(status: Status, now: datetime, *, cadence_days: float) -> list[str]:
+    """Why someone must act, a sentence each; empty when nothing is due.
+
+    Args:
+        status: The figures.
+        now: The time.
+        cadence_days: Days between two scheduled batches; after two of them without a settled batch, while requests
+            wait, the scheduler is taken for dead.
+    """
+    found = []
+    if status.overdue:
+        found.append(f"{status.overdue} requests are overdue: answer them today, the oldest first")
+    if status.at_risk:
+        found.append(f"{status.at_risk} requests are due within {status.days:g} days: run a batch now")
+    limit = now - timedelta(days=2 * cadence_days)
+    quiet = not status.last_settled or time_of(status.last_settled) < limit
+    if waiting(status) and quiet and status.oldest_days > 2 * cadence_days:
+        last = status.last_settled or "never"
+        found.append(f"no batch was settled in two cadences (the last: {last}): look whether the schedule runs")
+    return found
+
+
+def waiting(status: Status) -> int:
+    """How many requests still wait for an answer."""
+    return sum(status.counts[state] for state in WAITING)
+
+
+def prometheus(status: Status) -> str:
+    """The figures in Prometheus' text form, each ending in a newline."""
+    lines = ["# TYPE unlearning_requests gauge"]
+    lines += [f'unlearning_requests{{state="{state}"}} {number}' for state, number in status.counts.items()]
+    settled = time_of(status.last_settled).timestamp() if status.last_settled else 0.0
+    for name, value in (
+        ("overdue", status.overdue),
+        ("at_risk", status.at_risk),
+        ("extended", status.extended),
+        ("oldest_days", status.oldest_days),
+        ("batches_at_work", len(status.active)),
+        ("last_settled_timestamp_seconds", round(settled)),
+        ("ledger_events", status.seq),
+    ):
+        lines += [f"# TYPE unlearning_{name} gauge", f"unlearning_{name} {value}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,169 @@
+"""What a batch tries after a gate said no: stronger settings, another method, half of the batch, a full retrain.
+
+Each try that failed is an event; the next claim reads from them which rung the requests have reached. Requests whose
+due date is near skip to the last rung. When that fails too they are held for a person: nothing is ever dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from unlearning.errors import UsageError
+from unlearning.ledger import tables
+from unlearning.ledger.claims import LEASE_SECONDS, Claim, claim, fenced, plan
+from unlearning.ledger.events import CLAIMED, PENDING, moment
+from unlearning.ledger.filing import checked_reason
+from unlearning.ledger.store import Ledger
+
+Step = Literal["first", "stronger", "other_method", "bisect", "retrain"]
+
+LADDER: tuple[Step, ...] = ("first", "stronger", "other_method", "bisect", "retrain")
+RESERVE_DAYS = 7.0
+"""A batch that failed once and is due within so many days goes to the last rung at once."""
+_MOST_REASONS = 20
+
+
+@dataclass(frozen=True)
+class Try:
+    """A claimed batch and how it is to be unlearned.
+
+    Attributes:
+        claim: The batch.
+        rung: 0 for requests that no gate has turned away yet.
+        step: What that rung stands for.
+    """
+
+    claim: Claim
+    rung: int
+    step: Step
+
+
+def claim_next(
+    ledger: Ledger,
+    *,
+    owner: str,
+    model: str = "",
+    limit: int = 0,
+    base: str = "",
+    settings: Mapping[str, Any] | None = None,
+    ladder: Sequence[Step] = LADDER,
+    reserve_days: float = RESERVE_DAYS,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Try | None:
+    """The next batch with its rung; None, quickly, when nothing waits. The arguments are those of `claims.claim`.
+
+    Args:
+        ledger: Which.
+        owner: As for `claim`.
+        model: As for `claim`.
+        limit: As for `claim`.
+        base: As for `claim`.
+        settings: As for `claim`; the rung and its step are added.
+        ladder: The steps in their order.
+        reserve_days: As `RESERVE_DAYS`.
+        lease_seconds: As for `claim`.
+    """
+    if not ladder:
+        raise UsageError("a ladder has one step or more")
+    planned, rung = plan(ledger, model=model, limit=limit, base=base), 0
+    if planned is not None:
+        model = planned.content["model"]
+        rung = min(rung_of(ledger, model), len(ladder) - 1)
+        if rung and planned.first_due < moment(ledger.clock() + timedelta(days=reserve_days)):
+            rung = len(ladder) - 1
+        if ladder[rung] == "bisect":
+            limit = (len(planned.refs) + 1) // 2
+    how = {**(settings or {}), "rung": rung, "step": ladder[rung]}
+    held = claim(ledger, owner=owner, model=model, limit=limit, base=base, settings=how, lease_seconds=lease_seconds)
+    if held is None:
+        return None
+    settled = settings_of(ledger, held)  # those of the batch that was taken over, if it was one
+    return Try(held, int(settled["rung"]), settled["step"])
+
+
+def settings_of(ledger: Ledger, claim: Claim) -> dict[str, Any]:
+    """The settings that are part of a batch's content."""
+    with ledger.reading() as connection:
+        query = sa.select(tables.batches.c.content).where(tables.batches.c.batch == claim.batch)
+        content = json.loads(str(connection.execute(query).scalar_one()))
+    settings: dict[str, Any] = {"rung": 0, "step": "first", **content["settings"]}
+    return settings
+
+
+def rung_of(ledger: Ledger, model: str) -> int:
+    """The rung that the pending requests about a model have reached: one above the highest that one of them failed."""
+    refused = ledger.events_of(model, "gated")
+    table, members = tables.requests, tables.members
+    pending = sa.select(table.c.ref).where(table.c.state == PENDING, table.c.model == model)
+    with ledger.reading() as connection:
+        for one in sorted(refused, key=lambda event: -int(event.content["rung"])):
+            query = sa.select(sa.literal(1)).where(members.c.root == one.content["members"], members.c.ref.in_(pending))
+            if connection.execute(query.limit(1)).first() is not None:
+                return int(one.content["rung"]) + 1
+    return 0
+
+
+def turn_away(
+    ledger: Ledger, claim: Claim, *, outcome: str, reasons: Sequence[str], ladder: Sequence[Step] = LADDER
+) -> str:
+    """The next step, after a gate said no: the requests wait for it; after the last they are held, and it is "".
+
+    Args:
+        ledger: Which.
+        claim: Before the point of no return.
+        outcome: The gate's: "fail" or "inconclusive".
+        reasons: Why, a sentence each; without ids.
+        ladder: The steps in their order.
+
+    Raises:
+        ClaimLostError: When the batch is no longer this process's.
+    """
+    settings = settings_of(ledger, claim)
+    rung = int(settings["rung"])
+    following = ladder[rung + 1] if rung + 1 < len(ladder) else ""
+    body = {
+        "outcome": outcome,
+        "reasons": [reason[:256] for reason in reasons[:_MOST_REASONS]],
+        "rung": rung,
+        "step": settings["step"],
+        "next": following,
+        "members": claim.members,
+    }
+    with ledger.writing(claim.owner) as writer:
+        fenced(writer, claim, CLAIMED)
+        table = tables.requests
+        query = sa.select(table.c.ref).where(table.c.batch == claim.batch, table.c.state == CLAIMED)
+        inside = list(writer.connection.execute(query).scalars())
+        writer.append("gated", batch=claim.batch, body=body)
+        writer.append("dissolved", batch=claim.batch, body={"reason": f"a gate said {outcome}"})
+        if not following and inside:
+            reason = checked_reason(f"every rung failed, the last was {settings['step']}: decide what to do")
+            writer.append("held", members=inside, body={"reason": reason})
+    return following
+
+
+def set_aside(ledger: Ledger, claim: Claim, reason: str) -> None:
+    """Holds a batch's requests for a person: they cannot be served together as they are.
+
+    Args:
+        ledger: Which.
+        claim: Before the point of no return.
+        reason: One line, without ids.
+
+    Raises:
+        ClaimLostError: When the batch is no longer this process's.
+    """
+    with ledger.writing(claim.owner) as writer:
+        fenced(writer, claim, CLAIMED)
+        table = tables.requests
+        query = sa.select(table.c.ref).where(table.c.batch == claim.batch, table.c.state == CLAIMED)
+        inside = list(writer.connection.execute(query).scalars())
+        writer.append("dissolved", batch=claim.batch, body={"reason": "set aside for a person"})
+        if inside:
+            writer.append("held", members=inside, body={"reason": checked_reason(reason)})

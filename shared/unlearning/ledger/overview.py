@@ -1,0 +1,173 @@
+"""What there is: requests one by one, and the figures over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from unlearning.errors import UsageError
+from unlearning.ledger import tables
+from unlearning.ledger.events import ENDED, STATES, Event, moment, time_of
+from unlearning.ledger.store import Ledger
+
+_WAITING = ("pending", "held", "claimed", "promoting")
+_PAGE = 2000
+
+
+@dataclass(frozen=True)
+class Status:
+    """The figures over all requests.
+
+    Attributes:
+        counts: Requests in each state, all states named.
+        overdue: Requests that wait and are past their due date.
+        at_risk: Requests that wait, not overdue, and are due within `days`.
+        days: Of `at_risk`.
+        oldest_days: Age of the oldest request that waits, from the person's asking; 0 when none waits.
+        next_due: The earliest due date of those that wait, or "".
+        models: Requests that wait, by model.
+        extended: Requests whose time was extended.
+        active: Batches at work: batch, model, state, owner and lease_until of each.
+        last_settled: When a batch was last settled, or "".
+        seq: Number of the last event.
+        head: Its digest.
+    """
+
+    counts: dict[str, int]
+    overdue: int
+    at_risk: int
+    days: float
+    oldest_days: float
+    next_due: str
+    models: dict[str, int]
+    extended: int
+    active: list[dict[str, str]] = field(default_factory=list)
+    last_settled: str = ""
+    seq: int = 0
+    head: str = ""
+
+
+def status(ledger: Ledger, *, days: float = 7) -> Status:
+    """The figures over all requests.
+
+    Args:
+        ledger: Which.
+        days: A request that waits and is due within so many days is at risk.
+    """
+    now, table = ledger.clock(), tables.requests
+    waiting = table.c.state.in_(_WAITING)
+    soon = moment(now + timedelta(days=days))
+    with ledger.reading() as connection:
+        groups = connection.execute(
+            sa.select(
+                table.c.state,
+                table.c.model,
+                sa.func.count().label("number"),
+                sa.func.count().filter(table.c.due_at < moment(now)).label("overdue"),
+                sa.func.count().filter(table.c.due_at < soon).label("soon"),
+                sa.func.min(table.c.submitted_at).label("oldest"),
+                sa.func.min(table.c.due_at).label("due"),
+            ).group_by(table.c.state, table.c.model)
+        ).all()
+        extended = connection.execute(
+            sa.select(sa.func.count()).select_from(table).where(table.c.extended.is_(True), waiting)
+        ).scalar_one()
+        active = connection.execute(
+            sa.select(tables.batches).where(tables.batches.c.state.in_(("claimed", "promoting"))).order_by("model")
+        ).all()
+        settled = connection.execute(
+            sa.select(sa.func.max(tables.batches.c.changed_at)).where(tables.batches.c.state == "settled")
+        ).scalar()
+        head = connection.execute(sa.select(tables.head)).one()
+    wait = [row for row in groups if row.state in _WAITING]
+    models: dict[str, int] = {}
+    for row in wait:
+        models[row.model] = models.get(row.model, 0) + row.number
+    overdue = sum(row.overdue for row in wait)
+    oldest = min((row.oldest for row in wait), default="")
+    return Status(
+        counts={state: sum(row.number for row in groups if row.state == state) for state in STATES},
+        overdue=overdue,
+        at_risk=sum(row.soon for row in wait) - overdue,
+        days=days,
+        oldest_days=round((now - time_of(oldest)).total_seconds() / 86400, 2) if oldest else 0.0,
+        next_due=min((row.due for row in wait), default=""),
+        models=dict(sorted(models.items())),
+        extended=int(extended),
+        active=[
+            {name: str(getattr(row, name)) for name in ("batch", "model", "state", "owner", "lease_until")}
+            for row in active
+        ],
+        last_settled=settled or "",
+        seq=int(head.seq),
+        head=str(head.hash),
+    )
+
+
+def list_requests(
+    ledger: Ledger, *, state: str = "", model: str = "", controller: str = "", limit: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Requests as plain mappings, in the order of their arrival; no ids.
+
+    Args:
+        ledger: Which.
+        state: Only those in this state; "" for all.
+        model: Only those about this model.
+        controller: Only those from this controller.
+        limit: At most so many; 0 for all.
+    """
+    if state and state not in STATES:
+        raise UsageError(f'no request is ever "{state[:40]}": the states are {", ".join(STATES)}')
+    table, after, left = tables.requests, 0, limit
+    while True:
+        query = sa.select(table).where(table.c.received_seq > after).order_by(table.c.received_seq)
+        for column, wanted in ((table.c.state, state), (table.c.model, model), (table.c.controller, controller)):
+            if wanted:
+                query = query.where(column == wanted)
+        with ledger.reading() as connection:
+            rows = connection.execute(query.limit(min(left, _PAGE) if limit else _PAGE)).mappings().all()
+        for row in rows:
+            yield dict(row)
+        left -= len(rows)
+        if not rows or (limit and not left):
+            return
+        after = rows[-1]["received_seq"]
+
+
+def find(ledger: Ledger, ref: str) -> dict[str, Any]:
+    """One request by its name, or the beginning of it where that is clear; with `history`, its events in order.
+
+    Raises:
+        UsageError: When none or several begin so.
+    """
+    table = tables.requests
+    if not 6 <= len(ref) <= 64 or set(ref) - set("0123456789abcdef"):
+        raise UsageError("a request is named by 6 to 64 hexadecimal digits, as the list shows them")
+    with ledger.reading() as connection:
+        query = sa.select(table).where(table.c.ref >= ref, table.c.ref <= ref + "g").limit(2)
+        rows = connection.execute(query).mappings().all()
+    if len(rows) != 1:
+        raise UsageError(f"{'several requests begin' if rows else 'no request begins'} with {ref}: see the list")
+    return {**rows[0], "history": list(history(ledger, rows[0]["ref"]))}
+
+
+def history(ledger: Ledger, ref: str) -> Iterator[Event]:
+    """The events of one request, in order: its own, and those of lists and batches that it was in."""
+    events, members, batches = tables.events, tables.members, tables.batches
+    roots = sa.select(members.c.root).where(members.c.ref == ref)
+    spells = sa.select(batches.c.batch).where(batches.c.members.in_(roots))
+    query = sa.select(events).where(
+        sa.or_(events.c.request == ref, events.c.members.in_(roots), events.c.batch.in_(spells))
+    )
+    with ledger.reading() as connection:
+        rows = connection.execute(query.order_by(events.c.seq)).all()
+    yield from (Event(*row) for row in rows)
+
+
+def is_ended(state: str) -> bool:
+    """Whether nothing more happens to a request in this state, but the removal of its ids."""
+    return state in ENDED

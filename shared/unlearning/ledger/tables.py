@@ -1,0 +1,123 @@
+"""The ledger's tables: events and lists of requests are never changed; the rest is what the events make of them."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
+
+metadata = MetaData()
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", String(27), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("request", String(64), nullable=False),
+    Column("batch", String(64), nullable=False),
+    Column("members", String(64), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("prev", String(64), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Index("events_request", "request"),
+    Index("events_batch", "batch"),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("root", String(64), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("ref", String(64), nullable=False),
+)
+
+head = Table(
+    "head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("key_check", String(64), nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("ref", String(64), primary_key=True),
+    Column("controller", String(128), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("dataset", String(128), nullable=False),
+    Column("regulation", String(16), nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("content", String(64), nullable=False),
+    Column("ids", Integer, nullable=False),
+    Column("urgency", Integer, nullable=False),
+    Column("twin_of", String(64), nullable=False),
+    Column("submitted_at", String(27), nullable=False),
+    Column("received_at", String(27), nullable=False),
+    Column("aim_at", String(27), nullable=False),
+    Column("policy", String(32), nullable=False),
+    Column("received_seq", BigInteger, nullable=False),
+    Column("due_at", String(27), nullable=False),
+    Column("extended", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("batch", String(64), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("reason", String(256), nullable=False),
+    Column("purged", Boolean, nullable=False),
+    Column("changed_at", String(27), nullable=False),
+    Column("changed_seq", BigInteger, nullable=False),
+    Index("requests_next", "state", "model", "urgency", "due_at", "received_seq"),
+    Index("requests_received", "received_seq"),
+    Index("requests_target", "target"),
+    Index("requests_batch", "batch"),
+)
+FIXED = (
+    "controller",
+    "kind",
+    "model",
+    "dataset",
+    "regulation",
+    "target",
+    "content",
+    "ids",
+    "urgency",
+    "twin_of",
+    "submitted_at",
+    "received_at",
+    "aim_at",
+    "policy",
+)
+"""Columns of a request that are set when it is received, from the event's body, and never change."""
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch", String(64), primary_key=True),
+    Column("model", String(128), nullable=False),
+    Column("members", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("owner", String(128), nullable=False),
+    Column("lease_until", String(27), nullable=False),
+    Column("changed_at", String(27), nullable=False),
+    Index(
+        "batches_one_active",
+        "model",
+        unique=True,
+        sqlite_where=text("state IN ('claimed', 'promoting')"),
+        postgresql_where=text("state IN ('claimed', 'promoting')"),
+    ),
+)
+
+parcels = Table(
+    "parcels",
+    metadata,
+    Column("ref", String(64), primary_key=True),
+    Column("parcel", String(128), nullable=False),
+    Index("parcels_parcel", "parcel"),
+)

@@ -1,0 +1,220 @@
+"""A deletion batch's first and last stage around the real ones, on a tiny model, the embedded MLflow and store."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.chain import CANARY, Chain
+
+from unlearning.data.sources import make_manifest
+from unlearning.errors import StorageError, UsageError
+from unlearning.ledger.certificate import PREFIX
+from unlearning.ledger.checking import check_certificate, ok
+from unlearning.ledger.filing import file_requests
+from unlearning.ledger.opening import open_ledger
+from unlearning.ledger.overview import find, list_requests
+from unlearning.ledger.requests import request_from
+from unlearning.ledger.signing import public_key
+from unlearning.ledger.verification import verify
+from unlearning.models.bundle import read_bundle
+from unlearning.settings import Settings
+from unlearning.storage import download_folder
+from unlearning.tracking import Champion, promote_bundle
+from unlearning_components import bookkeeping
+from unlearning_components.bookkeeping import IDS, end_batch, is_governed, next_batch
+from unlearning_components.surroundings import store
+
+SETTINGS = {"noise_steps": 4, "noise_batch": 16}
+LADDER = {"class": [{"method": "unsir", "settings": SETTINGS}]}
+PASSED = {
+    "outcome": "pass",
+    "reasons": [],
+    "gates": [
+        {"metric": "m", "value": 0.5, "standard_error": 0.0, "low": 0.0, "high": 1.0, "outcome": "pass", "why": "w"}
+    ],
+}
+FAILED = {"outcome": "fail", "reasons": ["m is 2, wanted at most 1"], "gates": []}
+
+
+@pytest.fixture
+def name(place: Any, request: pytest.FixtureRequest) -> str:
+    """A registered model of this test's own."""
+    found = f"tiny-{abs(hash(request.node.name)) % 10**8}"
+    promote_bundle(place.tracker, store(), place.original, name=found, run_id="", outcome="pass")
+    return found
+
+
+def asked(name: str, key: str, kind: str, *ids: str) -> str:
+    values = {"controller": "shop", "key": key, "kind": kind, "ids": list(ids), "model": name}
+    ledger = open_ledger(make=True)
+    (filed,) = file_requests(ledger, [request_from({**values, "submitted_at": "2026-11-20T12:00:00Z"})], actor="intake")
+    ledger.close()
+    return filed.ref
+
+
+def state(ref: str) -> tuple[str, str]:
+    ledger = open_ledger()
+    found = find(ledger, ref)
+    ledger.close()
+    return found["state"], found["outcome"]
+
+
+def following(place: Any, name: str, into: Path, **changed: Any) -> Any:
+    given = {
+        "owner": f"run-{into.name}",
+        "limit": 0,
+        "lease_hours": 1.0,
+        "seed": 0,
+        "ladder": LADDER,
+        "policies": {},
+        **changed,
+    }
+    return next_batch(name, place.source, into=into, **given)
+
+
+@pytest.fixture(scope="module")
+def without_two(place: Any) -> Chain:
+    """The stages between claim and settle, but those that only measure."""
+    chain: Chain = place.chain(
+        "without-two", model="models:/tiny/1", method="unsir", settings=SETTINGS, targets=["two"]
+    )
+    for stage in ("load_model", "select", "synthesize", "impair", "repair", "distill"):
+        chain.call(stage)
+    return chain
+
+
+@pytest.fixture(autouse=True)
+def sound(place: Any) -> Iterator[None]:
+    """After each test the ledger verifies, and no id is outside of the vault."""
+    yield
+    ledger = open_ledger(make=True)
+    assert verify(ledger) == []
+    ledger.close()
+    assert list(store().keys(IDS)) == []
+    evidence = [path for path in place.home.rglob("*") if path.is_file() and "evidence" in path.parts]
+    assert [path for path in evidence if CANARY.encode() in path.read_bytes()] == []
+
+
+def test_an_empty_queue_ends_in_seconds_without_a_version(place: Any, name: str, tmp_path: Path) -> None:
+    versions, start = place.registry.version(name, "champion"), time.monotonic()
+    assert following(place, name, tmp_path / "batch") is None
+    assert time.monotonic() - start < 5
+    assert place.registry.version(name, "champion") == versions
+
+
+def test_a_class_is_forgotten_promoted_certified_and_closed_once(
+    place: Any, name: str, without_two: Chain, tmp_path: Path
+) -> None:
+    ref = asked(name, "class", "class", "two")
+    missing = asked(name, "nothing", "class", "seventeen")
+    batch = following(place, name, tmp_path / "batch")
+    assert (batch["count"], batch["targets"], batch["method"], batch["ids"]) == (1, ["two"], "unsir", "")
+    assert state(missing) == ("closed", "no_data_found")
+    assert following(place, name, tmp_path / "other") is None, "one batch at a time"
+    path = Path(without_two.artifacts["unlearned"].path)
+    for number in range(2):
+        desk = tmp_path / f"desk-{number}"
+        assert end_batch(tmp_path / "batch", PASSED, path, run=without_two.run, desk=desk) == "closed"
+    assert state(ref) == ("closed", "erased_approx_audited")
+    champion = place.registry.version(name, "champion")
+    assert (champion.version, champion.digest) == (2, read_bundle(path).digest)
+    ledger = open_ledger()
+    data = store().get(f"{PREFIX}/{find(ledger, ref)['batch']}.dsse.json")
+    ledger.close()
+    folder = download_folder(store(), f"models/{champion.digest}", tmp_path / "model")
+    key = public_key(Settings().signing_key_file.with_name("signing.pem.pub").read_bytes())
+    lines = check_certificate(data, key, model=folder)
+    assert ok(lines)
+    assert [line.mark for line in lines if line.what == "model"] == ["verified"]
+    bundle = read_bundle(path)
+    assert is_governed(name)
+    assert not is_governed("tiny")
+    left = promote_bundle(place.tracker, store(), place.original, name=name, run_id="", outcome="pass", may_serve=False)
+    assert (left["champion"], place.registry.version(name, "champion").digest) == ("no", bundle.digest)
+    place.registry.set_alias(name, "champion", 1)  # somebody else brings the model back that knows
+    again = asked(name, "again", "class", "two")
+    assert following(place, name, tmp_path / "third") is None
+    assert state(again) == ("closed", "no_data_found"), "the model forgot it before"
+    assert place.registry.version(name, "champion").digest == bundle.digest
+
+
+def test_rows_wait_in_the_vault_and_a_refused_batch_climbs_the_ladder(place: Any, name: str, tmp_path: Path) -> None:
+    data = make_manifest(place.source)
+    ref = asked(name, "rows", "sample", *data.table["sample_id"].take(data.rows("train")[:2]).to_pylist())
+    batch = following(place, name, tmp_path / "batch")
+    assert (batch["method"], batch["targets"]) == ("incompetent_teacher", [])
+    assert batch["ids"].startswith(f"{store().uri}/requests/")
+    assert CANARY not in json.dumps(batch) + (tmp_path / "batch" / "claim.json").read_text()
+    chain = place.chain(
+        "refused", **{key: batch[key] for key in ("model", "method", "ids")}, request="sample", policy={}
+    )
+    for stage in ("load_model", "select"):
+        chain.call(stage)
+    assert chain.artifacts["forget"].metadata["forget"] == "2"
+    answer = end_batch(tmp_path / "batch", FAILED, tmp_path, run=chain.run, desk=tmp_path / "desk")
+    assert (answer, state(ref)) == ("stronger", ("pending", ""))
+    for wanted in ("negative_gradient_plus", "amnesiac", "incompetent_teacher", "retrain"):
+        batch = following(place, name, tmp_path / wanted)
+        assert batch["method"] == wanted
+        answer = end_batch(tmp_path / wanted, FAILED, tmp_path, run=chain.run, desk=tmp_path / f"{wanted}-desk")
+    assert (answer, state(ref)) == ("held", ("held", ""))
+
+
+@pytest.mark.parametrize("where", ["serve", "settle_batch", "seal"])
+def test_a_batch_cut_short_at_its_end_is_ended_by_the_next_run(
+    place: Any, name: str, without_two: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    ref = asked(name, f"cut-{where}", "class", "two")
+    following(place, name, tmp_path / "batch", lease_hours=1e-9)
+    path = Path(without_two.artifacts["unlearned"].path)
+    real = getattr(bookkeeping, where)
+
+    def broken(*given: Any, **more: Any) -> Any:
+        if where == "serve":
+            bookkeeping.begin(*given[:3])  # type: ignore[attr-defined]
+        elif where == "seal":
+            real(*given, **more)
+        raise StorageError("the store is away")
+
+    with monkeypatch.context() as patch:
+        from unlearning.ledger.promotion import begin
+
+        patch.setattr(bookkeeping, "begin", begin, raising=False)
+        patch.setattr(bookkeeping, where, broken)
+        with pytest.raises(StorageError, match="away"):
+            end_batch(tmp_path / "batch", PASSED, path, run=without_two.run, desk=tmp_path / "desk")
+    assert following(place, name, tmp_path / "next") is None
+    assert state(ref) == ("closed", "erased_approx_audited")
+    assert Champion(place.registry, name).digest() == read_bundle(path).digest
+
+
+def test_a_batch_that_cannot_be_served_is_held_for_a_person(place: Any, name: str, tmp_path: Path) -> None:
+    ref = asked(name, "all", "class", "one", "two", "three")
+    assert following(place, name, tmp_path / "batch") is None
+    assert state(ref)[0] == "held"
+    ledger = open_ledger()
+    (row,) = [one for one in list_requests(ledger) if one["ref"] == ref]
+    ledger.close()
+    assert "all 3 classes" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"ladder": {"person": []}}, "no kind of request is called 'person'"),
+        ({"ladder": {"class": {}}}, "wanted a list"),
+        ({"ladder": {"sample": [{"method": "unsir"}]}}, "unsir"),
+        ({"ladder": {"class": [{"method": "unsri"}]}}, 'did you mean "unsir"'),
+        ({"policies": {"class": {"worst_clas_drop.test": {"high": 1}}}}, "did you mean"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_claimed(
+    place: Any, name: str, tmp_path: Path, changed: Any, part: str
+) -> None:
+    ref = asked(name, name, "class", "one")
+    with pytest.raises(UsageError, match=part):
+        following(place, name, tmp_path / "batch", **changed)
+    assert state(ref) == ("pending", "")
