@@ -174,7 +174,7 @@ def check_batches(ladder: Mapping[str, Any], policies: Mapping[str, Any]) -> Non
         UsageError: Naming the first mistake.
     """
     from unlearning.methods import method
-    from unlearning.policy.gates import POLICIES, policy_with
+    from unlearning.policy.gates import policy_for, policy_with
 
     for what, given in (("ladder", ladder), ("policies", policies)):
         if strangers := sorted(set(given) - set(LADDERS)):
@@ -187,7 +187,7 @@ def check_batches(ladder: Mapping[str, Any], policies: Mapping[str, Any]) -> Non
         for one in steps:
             method(one["method"], request=kind)
     for kind, bounds in policies.items():
-        policy_with(bounds, POLICIES[kind])
+        policy_with(bounds, policy_for("classification", kind))
 
 
 def _conclude(ledger: Ledger, objects: ObjectStore, champion: Champion, claim: Claim, desk: Path) -> None:
