@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp import dsl
 from support.chain import Chain
 
 from unlearning.errors import UsageError
@@ -70,10 +71,10 @@ def test_an_audit_with_shadows_is_judged_and_shown_and_goes_on_from_the_shadows_
     assert f"Anamnesis Index: {first['anamnesis_index']}" in page.replace("<bdi>", "").replace("</bdi>", "")
 
 
-def test_without_an_audit_the_stage_passes_and_the_gate_asks_for_none_of_it(unlearned: Chain) -> None:
-    unlearned.call("audit", audit="none")
-    assert not list(Path(unlearned.artifacts["findings"].path).glob("*.json"))
-    unlearned.call("gate")
+def test_without_an_audit_the_stage_passes_and_the_gate_asks_for_none_of_it(unlearned: Chain, tmp_path: Path) -> None:
+    unlearned.call("audit", audit="none", findings=dsl.Artifact(name="findings", uri=str(tmp_path / "findings")))
+    assert not list((tmp_path / "findings").iterdir())
+    unlearned.call("gate", findings=dsl.Artifact(name="findings", uri=str(tmp_path / "findings")))
     assert "What is left underneath" not in Path(unlearned.artifacts["report"].path).read_text()
 
 

@@ -42,7 +42,9 @@ from unlearning_pipelines.runs import run_pipeline
 pytestmark = pytest.mark.slow
 
 UNLEARN = str(Path(sys.executable).with_name("unlearn"))
-STAGES = {"load_model", "select", "synthesize", "impair", "repair", "distill", "evaluate", "attack", "gate", "promote"}
+MEASURING = {"evaluate", "attack", "gate"}
+BATCHED = {"claim", "load_model", "select", "synthesize", "impair", "repair", "distill", *MEASURING, "settle"}
+STAGES = BATCHED - {"claim", "settle"} | {"retrain", "audit", "promote"}
 
 
 def environment(**changed: str) -> dict[str, str]:
@@ -272,7 +274,7 @@ def test_what_waits_is_served_and_an_empty_queue_ends_after_its_first_stage(at_h
         "policies": {"class": DEFAULTS["policy"]},
     }
     seen: list[str] = []
-    for wanted in (STAGES - {"promote"} | {"claim", "settle"}, {"claim"}):
+    for wanted in (BATCHED, {"claim"}):
         seen.clear()
         run_pipeline("deletion_batch", arguments, on_stage=lambda stage, _: seen.append(stage))
         assert set(seen) == wanted
