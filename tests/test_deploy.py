@@ -204,11 +204,15 @@ def test_nothing_names_a_registry_a_key_or_a_place_on_a_machine() -> None:
 # S3
 
 
-ROLES = ("stages", "promote", "intake", "operator", "retire", "auditor")
-PREFIXES = ("models", "manifests", "requests", "references", "checkpoints", "evidence", "elsewhere")
+ROLES = ("stages", "promote", "settle", "intake", "operator", "retire", "auditor")
+PREFIXES = ("models", "manifests", "requests", "references", "checkpoints", "audits", "work", "evidence", "elsewhere")
 MAY: dict[str, dict[str, str]] = {  # role to prefix to what it may: get, put, delete
-    "stages": {"models": "g", "manifests": "g", "requests": "g", "references": "gpd", "checkpoints": "gpd"},
+    "stages": {
+        **dict.fromkeys(("models", "manifests", "requests"), "g"),
+        **dict.fromkeys(("references", "checkpoints", "audits"), "gpd"),
+    },
     "promote": {"models": "gp", "evidence": "gp"},
+    "settle": {"models": "gp", "manifests": "g", "requests": "gpd", "work": "gpd", "evidence": "gp"},
     "intake": {"requests": "gpd", "evidence": "gp"},
     "operator": {"models": "gp", "manifests": "gp", "references": "gp"},
     "retire": {"models": "d", "references": "d", "checkpoints": "d"},

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ERASABLE = ("models/", "checkpoints/", "requests/", "references/", "manifests/")
+ERASABLE = ("models/", "checkpoints/", "requests/", "references/", "manifests/", "audits/", "work/")
 POLICY = Path(__file__).with_name("bucket.json")
 
 

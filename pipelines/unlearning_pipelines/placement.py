@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "UNLEARN_CLUSTER_SETTINGS"
 ALL = "all"
-SIGNS = "promote"
+SIGNS = "settle"
 """The one stage that signs: no other ever gets the key."""
 REPEATABLE = frozenset(
     {
@@ -34,9 +34,12 @@ REPEATABLE = frozenset(
         "retrain",
         "evaluate",
         "attack",
+        "audit",
+        "claim",
         "compare",
         "gate",
         "promote",
+        "settle",
     }
 )
 """Stages that change nothing when they are done twice; only these are retried."""
@@ -89,12 +92,12 @@ class Source(_Frozen):
 
 
 class SigningKey(_Frozen):
-    """The secret that certificates are signed with; `promote` alone gets it, as files.
+    """The secret that certificates are signed with; `settle` alone gets it, as files.
 
     Attributes:
         secret: Its name.
         folder: Where its keys appear as files.
-        optional: Whether `promote` starts without it.
+        optional: Whether `settle` starts without it.
     """
 
     secret: Name
@@ -146,7 +149,7 @@ class Placement(_Frozen):
     Attributes:
         config_maps: Addresses and the like; nothing secret.
         secrets: By name.
-        signing_key: For `promote` alone.
+        signing_key: For `settle` alone.
         scratch: Bytes of a writable /tmp, where all stages write; without, they write into the container.
         user: Numeric id that the stages run as; the image's when left out.
         group: Likewise.

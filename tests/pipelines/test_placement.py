@@ -91,7 +91,13 @@ def containers(path: Path) -> dict[str, Any]:
 
 
 def tasks(path: Path) -> dict[str, Any]:
-    return dict(documents(path)[0]["root"]["dag"]["tasks"])
+    """Of the pipeline and of its conditions, whose own nodes are none."""
+    pipeline = documents(path)[0]
+    dags = [pipeline["root"]["dag"], *(one["dag"] for one in pipeline["components"].values() if "dag" in one)]
+    every = {name: task for dag in dags for name, task in dag["tasks"].items()}
+    return {
+        name: task for name, task in every.items() if "dag" not in pipeline["components"][task["componentRef"]["name"]]
+    }
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -117,13 +123,13 @@ def test_every_stage_gets_addresses_and_secrets_by_name(name: str, out: Path) ->
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_promote_alone_gets_the_signing_key(name: str, out: Path) -> None:
+def test_settle_alone_gets_the_signing_key(name: str, out: Path) -> None:
     given = {
         stage: [(one.secret_name, one.mount_path) for one in pod.secret_as_volume]
         for stage, pod in pods(out / f"{name}.yaml").items()
         if pod.secret_as_volume
     }
-    assert given == ({"promote": [("signing", "/var/run/keys")]} if "promote" in tasks(out / f"{name}.yaml") else {})
+    assert given == ({"settle": [("signing", "/var/run/keys")]} if "settle" in tasks(out / f"{name}.yaml") else {})
     others = json.dumps({k: v for k, v in documents(out / f"{name}.yaml")[0].items() if k != "deploymentSpec"})
     assert "signing" not in others
 
@@ -287,7 +293,7 @@ print("output", placed(word="well").outputs["Output"])
         ({"secrets": [{"name": "s3", "env": {"key": "not a name"}}]}, ["secrets.0.env.key"]),
         (
             {"secrets": [{"name": "signing", "env": {"key": "KEY"}}]},
-            ['"signing" holds the signing key', "promote alone"],
+            ['"signing" holds the signing key', "settle alone"],
         ),
         ({"secrets": [{"name": "s3", "env": {"key": "UNLEARN_STORE"}}]}, ["two sources set UNLEARN_STORE of attack"]),
         ({"scrach": 1, "user": 0}, ['"scrach"', "user: "]),
