@@ -161,8 +161,8 @@ def render_comparison_markdown(report: ComparisonReport) -> str:
 def _what(report: ComparisonReport) -> str:
     if report.request == "class":
         return listed(report.forget_classes, most=20)
-    people = " of the people who asked" if report.request == "subject" else ""
-    return f"{wording.counted(report.rows.get('forget_train', 0))} training examples{people}"
+    whose = wording.WHOSE.get(report.request, "")
+    return f"{wording.counted(report.rows.get('forget_train', 0))} training examples{whose}"
 
 
 def _cell(row: ComparisonRow, name: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ _ROWS = {
         "forget_train": "training rows that were forgotten",
         "retain_train": "all other training rows",
         "retain_available": "of those, available to the method",
-        "forget_test": "unseen rows of the same people",
+        "forget_test": "unseen rows of the same people, range or time",
         "retain_test": "unseen rows",
     },
 }
@@ -307,7 +307,7 @@ def _forgotten(report: RunReport, most: int = 5) -> str:
         return listed(report.forget_classes, most=most)
     count = report.rows.get("forget_train", 0)
     examples = f"{wording.counted(count)} training example{'' if count == 1 else 's'}"
-    return examples if report.request == "sample" else f"{examples} of the people who asked"
+    return examples + wording.WHOSE.get(report.request, "")
 
 
 def _sentence(report: RunReport) -> str:

@@ -60,7 +60,7 @@ _PARTS = {
     },
     "rows": {
         "forget train": "the forgotten examples",
-        "forget test": "unseen examples of the same people",
+        "forget test": "unseen examples of the same kind",
         "retain train": "retained examples",
         "retain test": "unseen examples",
     },
@@ -108,6 +108,12 @@ _ATTACKED = {
     "shadows": ", shadow by shadow",
     **_MODELS,
 }
+WHOSE = {
+    "subject": " of the people who asked",
+    "target": " in the range to forget",
+    "period": " of the time to forget",
+}
+"""Which examples are forgotten, after their number; rows that were named one by one need no more."""
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
