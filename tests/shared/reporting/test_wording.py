@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from unlearning.policy.gates import CLASS_POLICY, Bound, judge
+from unlearning.policy.gates import AUDIT_POLICY, AUDITED, CLASS_POLICY, FINDINGS, Bound, judge
 from unlearning.reporting.wording import allowed, amount, clean, closing, finding, label, listed, percent, plain, points
 
 
@@ -90,10 +90,20 @@ def test_a_finding_is_told_in_its_own_words() -> None:
     verdict = judge(
         {"weights_changed": 1.0},
         {},
-        {"weights_changed": CLASS_POLICY["weights_changed"]},
+        {**FINDINGS, "weights_changed": CLASS_POLICY["weights_changed"]},
         findings=[{"code": "head_only", "sentence": "only head changed"}],
     )
     gate = verdict.gates[0]
     assert label(gate.metric) == "signs of a change of the output layer alone"
     assert (amount(gate.metric, gate.value), allowed(gate.metric, gate.low, gate.high)) == ("found", "none")
     assert closing(verdict) == "Only head changed."
+
+
+def test_what_an_audit_measured_is_told_in_words_too() -> None:
+    assert label("audit.probe_auc.retrained") == "AUC of a linear probe of the features of the retrained model"
+    assert label("audit.prototype_gap") == "accuracy of nearest means of a few rows less the retrained model's"
+    area = "area between the relearning curves and the retrained model's, retained rows alone"
+    assert label("audit.relearning_area.retain_only") == area
+    assert all(label(name) != name for name in (*AUDIT_POLICY, *AUDITED))
+    assert label("audit.new_auc.unlearned") == "audit.new_auc.unlearned"
+    assert label("audit") == "audit"
