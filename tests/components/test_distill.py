@@ -14,6 +14,7 @@ from unlearning.data.selection import as_ranges, read_rows
 from unlearning.data.sources import make_manifest
 from unlearning.errors import ModelError, UsageError
 from unlearning.models.bundle import load_bundle, read_bundle, save_bundle
+from unlearning.policy.gates import FINDINGS
 
 WIDE = {
     "seen_gap.forget.unlearned": {"low": -1, "high": 1},
@@ -21,6 +22,7 @@ WIDE = {
     "worst_class_drop.test": {"high": 1},
     "membership_auc.entropy.forget.unlearned": {"low": 0, "high": 1},
     "membership_auc.loss.forget.unlearned": {"low": 0, "high": 1},
+    **dict.fromkeys(FINDINGS, "none"),
 }
 ROWS = {
     "method": "incompetent_teacher",

@@ -30,12 +30,13 @@ from unlearning.ledger.segments import verify_sealed
 from unlearning.ledger.verification import verify
 from unlearning.metrics.accuracy import accuracy
 from unlearning.models.bundle import load_bundle, read_bundle
-from unlearning.policy.gates import CLASS_POLICY, ROWS_POLICY
+from unlearning.policy.gates import policy_for
 from unlearning.storage import download_folder, open_store
 from unlearning.tracking import Registry, promote_bundle
 from unlearning.training import predict
 from unlearning_components.surroundings import fetch_model, open_for, store, tracker
 from unlearning_pipelines.compile import COMPILED
+from unlearning_pipelines.deployment import train_model
 from unlearning_pipelines.local import run_locally
 from unlearning_pipelines.runs import run_pipeline
 
@@ -342,6 +343,11 @@ def served(s3: str, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.Monk
     return s3
 
 
+def _only_change(task: str, request: str) -> dict[str, str]:
+    """A policy that asks for changed weights alone: these runs are too short for more."""
+    return dict.fromkeys(set(policy_for(task, request)) - {"weights_changed"}, "none")
+
+
 def test_rows_are_forgotten_on_a_server_and_s3_and_a_second_request_adds_to_the_first(
     served: str, tiny: Any, tmp_path: Path
 ) -> None:
@@ -351,7 +357,7 @@ def test_rows_are_forgotten_on_a_server_and_s3_and_a_second_request_adds_to_the_
     store().put("requests/first.txt", "\n".join(ids[:9]).encode())
     store().put("requests/second.txt", "\n".join(ids[6:15]).encode())
     settings = {"epochs": 2, "watch": "never"}
-    policy = dict.fromkeys(set(ROWS_POLICY) - {"weights_changed"}, "none")
+    policy = _only_change("classification", "sample")
     for name in ("first", "second"):
         result = run_pipeline(
             "delete_samples",
@@ -388,12 +394,31 @@ def test_a_class_is_forgotten_without_data_on_a_server_and_s3(
 ) -> None:
     promote_bundle(tracker(), store(), tiny.bundle, name=served, run_id="", outcome="pass")
     arguments = _tiny(tiny.source, f"models:/{served}@champion", register_as=served, method=method, settings=settings)
-    policy = dict.fromkeys(set(CLASS_POLICY) - {"weights_changed"}, "none")
+    policy = _only_change("classification", "class")
     result = run_pipeline("delete_class_zero_shot", {**arguments, "policy": policy}, on_stage=lambda *_: None)
     assert result.verdict == "pass"
     assert set(result.seconds) == {*STAGES, "total"}
     assert Registry(tracker()).version(served, "champion").version == 2
     assert not list(store().keys("checkpoints"))
+
+
+def test_values_are_forgotten_on_a_server_and_s3(served: str) -> None:
+    recipe = {"epochs": 5, "learning_rate": 0.005, "batch_size": 64, "loss": "l1"}
+    train_model(name=served, manifest="diabetes", architecture="mlp", arguments={"hidden": [8]}, recipe=recipe, seed=0)
+    arguments = {"model": f"models:/{served}@champion", "manifest": "diabetes", "forget": [":80", "300:"]}
+    settings = {"epochs": 1, "blind_epochs": 1}
+    how = {"register_as": served, "settings": settings, "policy": _only_change("regression", "target")}
+    result = run_pipeline("delete_regression", {**arguments, **how}, on_stage=lambda *_: None)
+    assert result.verdict == "pass"
+    assert set(result.seconds) == {*STAGES - {"synthesize", "impair", "repair"}, "total"}
+    assert Registry(tracker()).version(served, "champion").version == 2
+    card = fetch_model(f"models:/{served}@champion", Path(result.report).parent / "fetched").card
+    (gone,) = card.forgotten_rows.values()
+    data = make_manifest("diabetes")
+    targets, rows = data.targets(), data.rows("train")
+    wanted = rows[(targets[rows] < 80) | (targets[rows] >= 300)]
+    assert gone == as_ranges(wanted)
+    assert "in the range to forget" in Path(result.report).read_text()
 
 
 def test_methods_are_compared_on_a_server_and_s3_and_nothing_is_registered(served: str, tiny: Any) -> None:
