@@ -275,6 +275,24 @@ def plan(
     _last_line({**facts, **content, "first_due": planned.first_due, "step": step, "waiting": planned.waiting}, as_json)
 
 
+@ledger.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="The registered model.")],
+    version: Annotated[int, typer.Argument(help="The version that is to serve again.", min=1)],
+    by: By = "operator",
+) -> None:
+    """Serve an earlier version again, if it has forgotten everything that was ever deleted."""
+    from unlearning.ledger.serving import roll_back
+    from unlearning.tracking import Champion, Registry
+    from unlearning_components.surroundings import tracker
+
+    registry = Registry(tracker())
+    with opened() as found:
+        wanted = registry.version(model, str(version))
+        roll_back(found, model, wanted.digest, Champion(registry, model), actor=by)
+    typer.echo(f"models:/{model}/{version} serves")
+
+
 @certificate.command(name="verify")
 def verify_certificate(
     path: Annotated[Path, typer.Argument(help="The certificate, a .dsse.json file.")],

@@ -17,6 +17,7 @@ from unlearning.ledger.filing import file_requests
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.overview import find, list_requests
 from unlearning.ledger.requests import request_from
+from unlearning.ledger.serving import roll_back
 from unlearning.ledger.signing import public_key
 from unlearning.ledger.verification import verify
 from unlearning.models.bundle import read_bundle
@@ -135,6 +136,16 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     left = promote_bundle(place.tracker, store(), place.original, name=name, run_id="", outcome="pass", may_serve=False)
     assert (left["champion"], place.registry.version(name, "champion").digest) == ("no", bundle.digest)
     place.registry.set_alias(name, "champion", 1)  # somebody else brings the model back that knows
+    ledger = open_ledger()
+    alias = Champion(place.registry, name)
+    with pytest.raises(UsageError, match="still knows"):
+        roll_back(ledger, name, place.original.digest, alias, actor="operator")
+    roll_back(ledger, name, bundle.digest, alias, actor="operator")
+    assert alias.digest() == bundle.digest
+    place.registry.set_alias(name, "champion", 1)
+    with pytest.raises(UsageError, match="no batch was ever promoted"):
+        roll_back(ledger, "tiny", place.original.digest, Champion(place.registry, "tiny"), actor="operator")
+    ledger.close()
     again = asked(name, "again", "class", "two")
     assert following(place, name, tmp_path / "third") is None
     assert state(again) == ("closed", "no_data_found"), "the model forgot it before"

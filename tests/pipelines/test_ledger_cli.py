@@ -68,7 +68,7 @@ def served(outcome: str = "erased_approx_audited") -> str:
     [
         *("requests list", "requests status", "requests hold abcdef why", "requests cancel abcdef why"),
         *("requests release abcdef", "requests extend abcdef why", "requests purge"),
-        *("ledger verify", "ledger seal", "ledger plan", "check-manifest digits"),
+        *("ledger verify", "ledger seal", "ledger plan", "check-manifest digits", "ledger rollback faces 1"),
     ],
 )
 def test_without_a_ledger_every_command_says_so_and_makes_none(unlearn: Any, desk: Path, command: str) -> None:
