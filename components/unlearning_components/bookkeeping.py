@@ -62,7 +62,7 @@ def next_batch(
     Args:
         name: The registered model.
         manifest: The data set.
-        owner: Unlike that of any other run.
+        owner: Unlike that of any other run; the same when a run's stage is tried again, which then goes on.
         limit: At most so many requests; 0 for all.
         lease_hours: How long nobody else may take the batch over.
         seed: Of every random choice; part of the batch's content.
@@ -87,6 +87,7 @@ def next_batch(
                 base=champion.digest(),
                 settings={"seed": seed, "manifest": manifest},
                 lease_seconds=lease_hours * 3600,
+                resume=True,
             )
             if found is None:
                 return None

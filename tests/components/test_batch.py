@@ -115,6 +115,7 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     assert (batch["count"], batch["targets"], batch["method"], batch["ids"]) == (1, ["two"], "unsir", "")
     assert state(missing) == ("closed", "no_data_found")
     assert following(place, name, tmp_path / "other") is None, "one batch at a time"
+    assert following(place, name, tmp_path / "batch") == batch, "a stage that is tried again goes on"
     path = Path(without_two.artifacts["unlearned"].path)
     for number in range(2):
         desk = tmp_path / f"desk-{number}"
