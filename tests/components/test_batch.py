@@ -10,7 +10,7 @@ import pytest
 from support.chain import CANARY, Chain
 
 from unlearning.data.sources import make_manifest
-from unlearning.errors import StorageError, UsageError
+from unlearning.errors import DataError, StorageError, UsageError
 from unlearning.ledger.certificate import PREFIX
 from unlearning.ledger.checking import check_certificate, ok
 from unlearning.ledger.filing import file_requests
@@ -230,3 +230,14 @@ def test_a_mistake_is_refused_before_anything_is_claimed(
     with pytest.raises(UsageError, match=part):
         following(place, name, tmp_path / "batch", **changed)
     assert state(ref) == ("pending", "")
+
+
+def test_a_manifest_that_is_not_there_leaves_the_requests_waiting(place: Any, name: str, tmp_path: Path) -> None:
+    ref = asked(name, name, "class", "one")
+    given = {"owner": "run", "limit": 0, "lease_hours": 1.0, "seed": 0, "ladder": {}, "policies": {}}
+    with pytest.raises(DataError, match="no manifest at"):
+        next_batch(name, "nowhere.parquet", into=tmp_path / "batch", **given)
+    assert state(ref) == ("pending", "")
+    asked("nobody", "nobody", "class", "one")
+    with pytest.raises(UsageError, match='"nobody" has no champion'):
+        next_batch("nobody", place.source, into=tmp_path / "batch", **given)

@@ -41,7 +41,7 @@ from unlearning.ledger.verification import verify
 from unlearning.storage import FolderStore
 
 MODEL, MANIFEST, CANARY = "faces", "d" * 64, "CANARY"
-IDS = [f"row-{CANARY}-{number}" for number in range(12)]
+IDS = [f"row-{CANARY}-{number}" for number in range(400)]
 LEASE = 3600.0
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
 KILLED = -9
