@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,10 +127,11 @@ def status(
     ref: Annotated[str, typer.Argument(help="A request, to see what happened to it; all figures when left out.")] = "",
     cadence_days: Annotated[float, typer.Option(help="Days between two scheduled batches.", min=0.01)] = 7.0,
     prometheus: Annotated[bool, typer.Option(help="Print Prometheus text instead.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page of it to this file, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show how many requests wait and which are due; ends with 3 when someone must act."""
-    from unlearning.ledger.figures import alarms
+    from unlearning.ledger.figures import alarms, page
     from unlearning.ledger.figures import prometheus as as_prometheus
     from unlearning.ledger.overview import find
     from unlearning.ledger.overview import status as figures
@@ -140,6 +142,8 @@ def status(
             return
         now = figures(found, days=2 * cadence_days)
         why = alarms(now, found.clock(), cadence_days=cadence_days)
+    if html is not None:
+        html.write_text(page(now, why, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"))
     if prometheus:
         typer.echo(as_prometheus(now), nl=False)
     else:
