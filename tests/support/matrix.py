@@ -443,7 +443,8 @@ def soak(seed: int, batches: int) -> dict[str, Any]:
                 world.file(f"soak-{number}-{arrival}", [draw.choice(IDS)])
             if draw.random() < 0.1:
                 kind = draw.choice(["kill before", "kill after", "error before", "error after", "full"])
-                faults = Faults(draw.randrange(1, 80), kind)
+                place = draw.randrange(1, 80)
+                faults = Faults(place % 25 + 1, kind, only="file") if kind == "full" else Faults(place, kind)
                 log.unlink(missing_ok=True)
                 wrong += ended(in_fork(lambda used=faults: world.run(used), log), log, (*CALM, KILLED))
                 world.late += LEASE + 1
