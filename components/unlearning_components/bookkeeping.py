@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearning.errors import UsageError
+from unlearning.errors import UnlearningError, UsageError
 from unlearning.ledger.certificate import Measure
-from unlearning.ledger.claims import Claim
+from unlearning.ledger.claims import Claim, dissolve
 from unlearning.ledger.completion import keep, kept, propose, sweep
 from unlearning.ledger.events import digest_of
 from unlearning.ledger.ladder import Try, claim_next, set_aside, turn_away
@@ -62,7 +63,7 @@ def next_batch(
     Args:
         name: The registered model.
         manifest: The data set.
-        owner: Unlike that of any other run.
+        owner: Unlike that of any other run; the same when a run's stage is tried again, which then goes on.
         limit: At most so many requests; 0 for all.
         lease_hours: How long nobody else may take the batch over.
         seed: Of every random choice; part of the batch's content.
@@ -79,21 +80,32 @@ def next_batch(
         heal(ledger, name, champion, actor=owner)
         _sweep(ledger, objects, owner)
         while True:
+            if not (base := champion.digest()):
+                raise UsageError(
+                    f'"{name}" has no champion that we registered: see `unlearn train` and `models import`'
+                )
             found = claim_next(
                 ledger,
                 owner=owner,
                 model=name,
                 limit=limit,
-                base=champion.digest(),
+                base=base,
                 settings={"seed": seed, "manifest": manifest},
                 lease_seconds=lease_hours * 3600,
+                resume=True,
             )
             if found is None:
                 return None
             if found.claim.state == "promoting":
                 _conclude(ledger, objects, champion, found.claim, into / _FACTS)
                 continue
-            if (batch := _selected(ledger, objects, found, manifest, name, ladder)) is not None:
+            try:
+                batch = _selected(ledger, objects, found, manifest, name, ladder)
+            except UnlearningError as error:
+                with suppress(UnlearningError):  # the first error is the one to tell; the lease ends in any case
+                    dissolve(ledger, found.claim, f"its rows could not be selected ({type(error).__name__})")
+                raise
+            if batch is not None:
                 batch["policy"] = dict(policies.get(found.claim.kind, {}))
                 into.mkdir(parents=True, exist_ok=True)
                 (into / "claim.json").write_text(json.dumps({"claim": found.claim.as_plain(), **batch}))

@@ -37,7 +37,7 @@ def claim(
         policy: Gate bounds of their kind that differ from the default.
         name: The registered model.
         manifest: The data set.
-        job: Id of this pipeline run.
+        job: Id of this pipeline run; when the stage is tried again with it, it goes on with its own batch.
         limit: At most so many requests; 0 for all that fit together.
         lease_hours: How long nobody else may take the batch over.
         seed: Of every random choice.
@@ -47,8 +47,8 @@ def claim(
     Returns:
         How many requests the batch has; 0 when none wait, and then nothing else runs.
     """
+    import hashlib
     import json
-    import uuid
     from pathlib import Path
     from typing import Any
 
@@ -57,7 +57,7 @@ def claim(
     found = next_batch(
         name,
         manifest,
-        owner=f"batch-run-{job.rpartition('/')[2][:40]}-{uuid.uuid4().hex[:8]}",
+        owner=f"batch-run-{hashlib.sha256(job.encode()).hexdigest()[:32]}",
         limit=limit,
         lease_hours=lease_hours,
         seed=seed,

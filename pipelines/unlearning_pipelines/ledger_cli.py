@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,10 +127,11 @@ def status(
     ref: Annotated[str, typer.Argument(help="A request, to see what happened to it; all figures when left out.")] = "",
     cadence_days: Annotated[float, typer.Option(help="Days between two scheduled batches.", min=0.01)] = 7.0,
     prometheus: Annotated[bool, typer.Option(help="Print Prometheus text instead.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page of it to this file, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show how many requests wait and which are due; ends with 3 when someone must act."""
-    from unlearning.ledger.figures import alarms
+    from unlearning.ledger.figures import alarms, page
     from unlearning.ledger.figures import prometheus as as_prometheus
     from unlearning.ledger.overview import find
     from unlearning.ledger.overview import status as figures
@@ -140,6 +142,8 @@ def status(
             return
         now = figures(found, days=2 * cadence_days)
         why = alarms(now, found.clock(), cadence_days=cadence_days)
+    if html is not None:
+        html.write_text(page(now, why, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"))
     if prometheus:
         typer.echo(as_prometheus(now), nl=False)
     else:
@@ -273,6 +277,24 @@ def plan(
     )
     facts = {"requests": len(planned.refs), "overdue": planned.overdue, "twins": planned.twins}
     _last_line({**facts, **content, "first_due": planned.first_due, "step": step, "waiting": planned.waiting}, as_json)
+
+
+@ledger.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="The registered model.")],
+    version: Annotated[int, typer.Argument(help="The version that is to serve again.", min=1)],
+    by: By = "operator",
+) -> None:
+    """Serve an earlier version again, if it has forgotten everything that was ever deleted."""
+    from unlearning.ledger.serving import roll_back
+    from unlearning.tracking import Champion, Registry
+    from unlearning_components.surroundings import tracker
+
+    registry = Registry(tracker())
+    with opened() as found:
+        wanted = registry.version(model, str(version))
+        roll_back(found, model, wanted.digest, Champion(registry, model), actor=by)
+    typer.echo(f"models:/{model}/{version} serves")
 
 
 @certificate.command(name="verify")

@@ -10,13 +10,14 @@ import pytest
 from support.chain import CANARY, Chain
 
 from unlearning.data.sources import make_manifest
-from unlearning.errors import StorageError, UsageError
+from unlearning.errors import DataError, StorageError, UsageError
 from unlearning.ledger.certificate import PREFIX
 from unlearning.ledger.checking import check_certificate, ok
 from unlearning.ledger.filing import file_requests
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.overview import find, list_requests
 from unlearning.ledger.requests import request_from
+from unlearning.ledger.serving import roll_back
 from unlearning.ledger.signing import public_key
 from unlearning.ledger.verification import verify
 from unlearning.models.bundle import read_bundle
@@ -114,6 +115,7 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     assert (batch["count"], batch["targets"], batch["method"], batch["ids"]) == (1, ["two"], "unsir", "")
     assert state(missing) == ("closed", "no_data_found")
     assert following(place, name, tmp_path / "other") is None, "one batch at a time"
+    assert following(place, name, tmp_path / "batch") == batch, "a stage that is tried again goes on"
     path = Path(without_two.artifacts["unlearned"].path)
     for number in range(2):
         desk = tmp_path / f"desk-{number}"
@@ -135,6 +137,16 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     left = promote_bundle(place.tracker, store(), place.original, name=name, run_id="", outcome="pass", may_serve=False)
     assert (left["champion"], place.registry.version(name, "champion").digest) == ("no", bundle.digest)
     place.registry.set_alias(name, "champion", 1)  # somebody else brings the model back that knows
+    ledger = open_ledger()
+    alias = Champion(place.registry, name)
+    with pytest.raises(UsageError, match="still knows"):
+        roll_back(ledger, name, place.original.digest, alias, actor="operator")
+    roll_back(ledger, name, bundle.digest, alias, actor="operator")
+    assert alias.digest() == bundle.digest
+    place.registry.set_alias(name, "champion", 1)
+    with pytest.raises(UsageError, match="no batch was ever promoted"):
+        roll_back(ledger, "tiny", place.original.digest, Champion(place.registry, "tiny"), actor="operator")
+    ledger.close()
     again = asked(name, "again", "class", "two")
     assert following(place, name, tmp_path / "third") is None
     assert state(again) == ("closed", "no_data_found"), "the model forgot it before"
@@ -218,3 +230,14 @@ def test_a_mistake_is_refused_before_anything_is_claimed(
     with pytest.raises(UsageError, match=part):
         following(place, name, tmp_path / "batch", **changed)
     assert state(ref) == ("pending", "")
+
+
+def test_a_manifest_that_is_not_there_leaves_the_requests_waiting(place: Any, name: str, tmp_path: Path) -> None:
+    ref = asked(name, name, "class", "one")
+    given = {"owner": "run", "limit": 0, "lease_hours": 1.0, "seed": 0, "ladder": {}, "policies": {}}
+    with pytest.raises(DataError, match="no manifest at"):
+        next_batch(name, "nowhere.parquet", into=tmp_path / "batch", **given)
+    assert state(ref) == ("pending", "")
+    asked("nobody", "nobody", "class", "one")
+    with pytest.raises(UsageError, match='"nobody" has no champion'):
+        next_batch("nobody", place.source, into=tmp_path / "batch", **given)

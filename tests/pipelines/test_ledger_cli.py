@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import sqlalchemy as sa
 
 from unlearning.ledger.certificate import PREFIX, Measure
 from unlearning.ledger.claims import claim
+from unlearning.ledger.figures import page
 from unlearning.ledger.opening import open_ledger
+from unlearning.ledger.overview import status
 from unlearning.ledger.promotion import Version, begin, confirm
 from unlearning.ledger.settlement import settle_batch
 from unlearning.ledger.signing import signer_of
@@ -68,7 +71,7 @@ def served(outcome: str = "erased_approx_audited") -> str:
     [
         *("requests list", "requests status", "requests hold abcdef why", "requests cancel abcdef why"),
         *("requests release abcdef", "requests extend abcdef why", "requests purge"),
-        *("ledger verify", "ledger seal", "ledger plan", "check-manifest digits"),
+        *("ledger verify", "ledger seal", "ledger plan", "check-manifest digits", "ledger rollback faces 1"),
     ],
 )
 def test_without_a_ledger_every_command_says_so_and_makes_none(unlearn: Any, desk: Path, command: str) -> None:
@@ -151,6 +154,22 @@ def test_status_ends_with_3_when_someone_must_act(unlearn: Any) -> None:
     text = unlearn("requests", "status", "--prometheus").out
     assert 'unlearning_requests{state="pending"} 2\n' in text
     assert "\nunlearning_overdue 1\n" in text
+    assert unlearn("requests", "status", "--html", "status.html").code == 3
+    shown = Path("status.html").read_text()
+    assert "<tr><th>overdue</th><td>1</td></tr>" in shown
+    assert "1 requests are overdue" in shown
+
+
+def test_the_page_shows_names_as_text(unlearn: Any) -> None:
+    filed(unlearn, "1", "u1")
+    ledger = open_ledger()
+    assert claim(ledger, owner="run") is not None
+    shown = status(ledger)
+    ledger.close()
+    active = [{**one, "owner": "<script>alert(1)</script>"} for one in shown.active]
+    html = page(replace(shown, active=active), ["<b>act</b>"], "now")
+    assert "<script" not in html
+    assert "&lt;b&gt;act" in html
 
 
 def test_the_ledger_is_verified_sealed_and_damage_found(unlearn: Any) -> None:

@@ -41,7 +41,7 @@ from unlearning.ledger.verification import verify
 from unlearning.storage import FolderStore
 
 MODEL, MANIFEST, CANARY = "faces", "d" * 64, "CANARY"
-IDS = [f"row-{CANARY}-{number}" for number in range(12)]
+IDS = [f"row-{CANARY}-{number}" for number in range(400)]
 LEASE = 3600.0
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
 KILLED = -9
@@ -374,21 +374,27 @@ class World:
         """I5 at every moment: each model that the alias was moved to had forgotten what was settled by then."""
         wrong = []
         settled = [one for one in events if one.kind == "settled"]
-        ids = {one.batch: self._gone(ledger, one.batch) for one in settled}
+        ids = self._gone(ledger)
+        knows: dict[str, set[str]] = {}
         for line in (self.folder / "registry" / "moves").read_text().splitlines():
             seq, digest = line.split()
-            with tempfile.TemporaryDirectory() as name:
-                knows = set(read_model(store, digest, Path(name))["knows"])
+            if digest not in knows:
+                with tempfile.TemporaryDirectory() as name:
+                    knows[digest] = set(read_model(store, digest, Path(name))["knows"])
             for one in settled:
-                if one.seq <= int(seq) and knows & ids[one.batch]:
+                if one.seq <= int(seq) and knows[digest] & ids.get(one.batch, set()):
                     wrong.append(f"I5 {digest[:8]} was served at event {seq} and knew batch {one.batch[:8]}")
         return wrong
 
-    def _gone(self, ledger: Ledger, batch: str) -> set[str]:
-        refs = {row["ref"] for row in list_requests(ledger) if row["batch"] == batch}
-        parcels = (path for path in (self.folder / "store" / "requests").rglob("*.jsonl"))
-        lines = [json.loads(line) for path in parcels for line in path.read_text().splitlines()]
-        return {known(value) for line in lines if line["ref"] in refs for value in line["ids"]}
+    def _gone(self, ledger: Ledger) -> dict[str, set[str]]:
+        """What each batch asked to be forgotten."""
+        batch_of = {row["ref"]: row["batch"] for row in list_requests(ledger)}
+        found: dict[str, set[str]] = {}
+        for path in (self.folder / "store" / "requests").rglob("*.jsonl"):
+            for line in map(json.loads, path.read_text().splitlines()):
+                if batch := batch_of.get(line["ref"]):
+                    found.setdefault(batch, set()).update(known(value) for value in line["ids"])
+        return found
 
     def _certificates(self, events: list[Any], store: FaultyStore) -> list[str]:
         """I3 and I6: every settled batch has its certificate; they chain, and the last fits the served model."""

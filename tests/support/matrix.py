@@ -1,6 +1,6 @@
 """The failure matrix: every row's trials on the stand-in, what violated an invariant, and one line of JSON about it.
 
-Usage: PYTHONPATH=tests python -m support.matrix [--short] [--seed N] [--rows R03,R21] [--out FILE]
+Usage: PYTHONPATH=tests python -m support.matrix [--short] [--seed N] [--rows R03,R21] [--soak N] [--out FILE]
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from unlearning.ledger.signing import opened, public_key, public_pem, signer_of
 
 Trial = Callable[[Path], list[str]]
 DAY = 86400.0
+MEMORY = Path("/dev/shm")
 CALM = (0, 1)
 """Exit codes of a run that nobody killed: done, or one line of error."""
 
@@ -67,8 +68,7 @@ class Bench:
 
 @contextmanager
 def prepared(seed: int, short: bool) -> Iterator[Bench]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="unlearn-faults-") as name:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="unlearn-faults-") as name:
         top = Path(name)
         first, second = World(top / "first"), World(top / "second")
         first.folder.mkdir()
@@ -430,6 +430,38 @@ def altered_certificates(bench: Bench) -> Iterator[Trial]:
             yield make(path)
 
 
+def soak(seed: int, batches: int) -> dict[str, Any]:
+    """Batch after batch on one installation, a tenth of the runs with a fault; whether time and memory stay flat."""
+    draw, seconds, wrong, memory = random.Random(seed), list[float](), list[str](), list[int]()
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="unlearn-soak-") as name:
+        world = World(Path(name) / "world")
+        world.folder.mkdir()
+        world.lay_out()
+        log = Path(name) / "log"
+        for number in range(batches):
+            for arrival in range(draw.randrange(1, 3)):
+                world.file(f"soak-{number}-{arrival}", [draw.choice(IDS)])
+            if draw.random() < 0.1:
+                kind = draw.choice(["kill before", "kill after", "error before", "error after", "full"])
+                place = draw.randrange(1, 80)
+                faults = Faults(place % 25 + 1, kind, only="file") if kind == "full" else Faults(place, kind)
+                log.unlink(missing_ok=True)
+                wrong += ended(in_fork(lambda used=faults: world.run(used), log), log, (*CALM, KILLED))
+                world.late += LEASE + 1
+            start = time.process_time()  # other work on the machine does not count
+            world.run(owner=f"soak-{number}")
+            seconds.append(time.process_time() - start)
+            if number in (49, batches - 1):
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                seconds_now = sorted(seconds[-50:])[25] if len(seconds) >= 50 else 0.0
+                print(f"batch {number + 1}: median {seconds_now:.3f} s of CPU, {pages * 4 // 1024} MiB", flush=True)
+                memory.append(pages * 4 // 1024)
+        wrong += finish(world, refs(world))
+    first, last = sorted(seconds[:50])[25], sorted(seconds[-50:])[25]
+    figures = {"cpu_seconds_first_50": round(first, 3), "cpu_seconds_last_50": round(last, 3), "resident_mib": memory}
+    return {"row": "R68", "batches": batches, "violations": len(wrong), "found": wrong[:3], **figures}
+
+
 ROWS: dict[str, tuple[str, Callable[[Bench], Iterator[Trial]]]] = {
     "R01-R03": ("kill -9 before and after every operation, and inside every write", kills),
     "R04": ("recovery killed again and again", nested),
@@ -489,11 +521,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", default="")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--soak", type=int, default=0, metavar="BATCHES", help="run so many batches in a row instead")
     chosen = parser.parse_args()
     rows = [row for row in chosen.rows.split(",") if row] or list(ROWS)
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     about = {"seed": chosen.seed, "commit": commit.stdout.strip() or "unknown", "short": chosen.short}
     results = []
+    if chosen.soak:
+        figures = {**soak(chosen.seed, max(100, chosen.soak)), **about}
+        print(json.dumps(figures))
+        if chosen.out is not None:
+            with chosen.out.open("a") as file:
+                file.write(json.dumps(figures) + "\n")
+        return 1 if figures["violations"] else 0
     with prepared(chosen.seed, chosen.short) as bench:
         count = ", ".join(f"{which} {len(names)}" for which, names in bench.operations.items())
         print(f"operations of a clean run: {count}; seed {chosen.seed}, commit {about['commit']}")

@@ -117,6 +117,7 @@ def claim(
     base: str = "",
     settings: Mapping[str, Any] | None = None,
     lease_seconds: float = LEASE_SECONDS,
+    resume: bool = False,
 ) -> Claim | None:
     """A batch to work on; None, quickly, when nothing waits or others are at work on all that does.
 
@@ -131,16 +132,18 @@ def claim(
         base: As for `plan`.
         settings: As for `plan`.
         lease_seconds: How long, from now, nobody may take over.
+        resume: Take over a batch of this very owner at once: it is a process that was started again.
     """
+    again = owner if resume else ""
     if limit < 0 or not 0 < lease_seconds <= 31 * 86400:
         raise UsageError(
             f"a claim needs a limit of 0 or more and a lease of up to 31 days, got {limit}, {lease_seconds}"
         )
-    if not _worth_a_try(ledger, model):
+    if not _worth_a_try(ledger, model, again):
         return None
     with ledger.writing(owner) as writer:
         now, until = moment(writer.now), moment(writer.now + timedelta(seconds=lease_seconds))
-        if (found := _expired(writer.connection, now, model)) is not None:
+        if (found := _expired(writer.connection, now, model, again)) is not None:
             content = {"owner": owner, "lease_until": until, "token_before": found.token}
             token = writer.append("taken_over", batch=found.batch, body=content).seq
             batch = found.batch
@@ -251,17 +254,19 @@ def _as_claim(row: Any) -> Claim:
     )
 
 
-def _worth_a_try(ledger: Ledger, model: str) -> bool:
+def _worth_a_try(ledger: Ledger, model: str, owner: str) -> bool:
     """Whether anything waits or may be taken over; takes no turn."""
     with ledger.reading() as connection:
-        if _expired(connection, moment(ledger.clock()), model) is not None:
+        if _expired(connection, moment(ledger.clock()), model, owner) is not None:
             return True
         return _most_urgent(connection, model) is not None
 
 
-def _expired(connection: sa.Connection, now: str, model: str) -> Any:
+def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any:
+    """A batch whose lease has run out, or one of the owner that was started again."""
     table = tables.batches
-    query = sa.select(table).where(table.c.state.in_(_ACTIVE), table.c.lease_until < now)
+    free = table.c.lease_until < now
+    query = sa.select(table).where(table.c.state.in_(_ACTIVE), sa.or_(free, table.c.owner == owner) if owner else free)
     if model:
         query = query.where(table.c.model == model)
     return connection.execute(query.order_by(table.c.lease_until).limit(1)).first()

@@ -1,8 +1,9 @@
-"""The figures over all requests, for monitors: whether someone must act, and Prometheus text."""
+"""The figures over all requests, for monitors: whether someone must act, a page, and Prometheus text."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from html import escape
 
 from unlearning.ledger.events import time_of
 from unlearning.ledger.overview import Status
@@ -35,6 +36,34 @@ def alarms(status: Status, now: datetime, *, cadence_days: float) -> list[str]:
 def waiting(status: Status) -> int:
     """How many requests still wait for an answer."""
     return sum(status.counts[state] for state in WAITING)
+
+
+def page(status: Status, why: list[str], at: str) -> str:
+    """The figures as one HTML page without scripts or links.
+
+    Args:
+        status: The figures.
+        why: From `alarms`.
+        at: The time, for the heading.
+    """
+    numbers = {**status.counts, "overdue": status.overdue, f"due within {status.days:g} days": status.at_risk}
+    times = {
+        "oldest waits": f"{status.oldest_days:g} days",
+        "next due": status.next_due[:10] or "nothing",
+        "last batch settled": status.last_settled[:19] or "never",
+        "ledger": f"{status.seq} events, head {status.head}",
+    }
+    at_work = {f"at work on {one['model']}": f"{one['state']} by {one['owner']}" for one in status.active}
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in {**numbers, **times, **at_work}.items()
+    )
+    alarm = "".join(f"<p class=alarm>{escape(reason)}</p>" for reason in why) or "<p>Nobody needs to act.</p>"
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Deletion requests</title>'
+        "<style>body{font-family:sans-serif;margin:2em}th{text-align:left;padding-right:2em}.alarm{color:#b00020}</style>"
+        f"<h1>Deletion requests</h1><p>{escape(at)}</p>{alarm}<table>{rows}</table></html>\n"
+    )
 
 
 def prometheus(status: Status) -> str:

@@ -55,6 +55,7 @@ def claim_next(
     ladder: Sequence[Step] = LADDER,
     reserve_days: float = RESERVE_DAYS,
     lease_seconds: float = LEASE_SECONDS,
+    resume: bool = False,
 ) -> Try | None:
     """The next batch with its rung; None, quickly, when nothing waits. The arguments are those of `claims.claim`.
 
@@ -68,19 +69,28 @@ def claim_next(
         ladder: The steps in their order.
         reserve_days: As `RESERVE_DAYS`.
         lease_seconds: As for `claim`.
+        resume: As for `claim`.
     """
     if not ladder:
         raise UsageError("a ladder has one step or more")
     planned, rung = plan(ledger, model=model, limit=limit, base=base), 0
     if planned is not None:
-        model = planned.content["model"]
-        rung = min(rung_of(ledger, model), len(ladder) - 1)
+        rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
         if rung and planned.first_due < moment(ledger.clock() + timedelta(days=reserve_days)):
             rung = len(ladder) - 1
         if ladder[rung] == "bisect":
             limit = (len(planned.refs) + 1) // 2
     how = {**(settings or {}), "rung": rung, "step": ladder[rung]}
-    held = claim(ledger, owner=owner, model=model, limit=limit, base=base, settings=how, lease_seconds=lease_seconds)
+    held = claim(
+        ledger,
+        owner=owner,
+        model=model,
+        limit=limit,
+        base=base,
+        settings=how,
+        lease_seconds=lease_seconds,
+        resume=resume,
+    )
     if held is None:
         return None
     settled = settings_of(ledger, held)  # those of the batch that was taken over, if it was one

@@ -290,6 +290,8 @@ def record_rollback(ledger: Ledger, model: str, digest: str, *, actor: str) -> N
         if known.unsettled:
             raise UsageError(f"batch {known.unsettled[:12]} is promoted and not settled yet: let it end first")
         _refuse_missing(_settled(writer.connection, model) - known.forgotten(digest), model, digest)
+        if not known.versions:
+            raise UsageError(f'no batch was ever promoted for "{model}": move its alias in the registry')
         batches = [one.batch for one in events if one.kind == "promoting" and one.content["digest"] == digest]
         if not batches:
             raise UsageError(f'the ledger knows no version {digest[:12]} of "{model}": serve one that a batch made')

@@ -160,6 +160,21 @@ def test_who_outlived_the_lease_is_refused_everything_once_another_took_over(
     assert verify(ledger) == []
 
 
+def test_a_process_that_is_started_again_goes_on_with_its_own_batch_and_the_old_one_is_refused(
+    ledger: Ledger, request_of: Make
+) -> None:
+    file(ledger, request_of(1))
+    first = got(claim(ledger, owner="run-1", resume=True))
+    assert claim(ledger, owner="run-2", resume=True) is None
+    again = got(claim(ledger, owner="run-1", resume=True))
+    assert (again.batch, again.state) == (first.batch, "claimed")
+    assert again.token > first.token
+    with pytest.raises(ClaimLostError, match="taken over"):
+        begin(ledger, first, Version(DIGESTS[0], "", "1"))
+    serve(ledger, again, DIGESTS[0])
+    assert verify(ledger) == []
+
+
 def test_every_step_may_be_repeated_and_none_skipped(ledger: Ledger, request_of: Make) -> None:
     (ref,) = file(ledger, request_of(1))
     held = got(claim(ledger, owner="a"))
@@ -384,13 +399,13 @@ def _members(ledger: Ledger, batch: str) -> list[str]:
 def test_eight_claimers_that_die_and_oversleep_serve_every_request_exactly_once(
     url: str, tmp_path: Path, request_of: Make
 ) -> None:
-    race(url, tmp_path / "round", request_of, requests=24, seconds=50)
+    race(url, tmp_path / "round", request_of, requests=24, seconds=150)
 
 
 @pytest.mark.slow
 def test_eight_claimers_round_after_round(url: str, tmp_path: Path, request_of: Make) -> None:
     for number in range(int(os.environ.get("UNLEARN_ROUNDS", "10"))):
-        race(url, tmp_path / f"round-{number}", request_of, requests=36, seconds=120)
+        race(url, tmp_path / f"round-{number}", request_of, requests=36, seconds=600)
 
 
 def test_status_shows_who_is_at_work(ledger: Ledger, request_of: Make) -> None:

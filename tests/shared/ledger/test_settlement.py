@@ -246,6 +246,19 @@ def test_others_start_at_the_first_rung_and_a_batch_taken_over_keeps_its_own(
         turn_away(ledger, faces.claim, outcome="fail", reasons=[])
 
 
+def test_an_orphaned_batch_goes_before_new_ones_whatever_its_model(
+    ledger: Ledger, request_of: Make, clock: Any
+) -> None:
+    file(ledger, request_of(1, model="voices"))
+    orphan = claim_next(ledger, owner="a")
+    file(ledger, request_of(2))
+    clock.forward(hours=2)
+    taken = claim_next(ledger, owner="b")
+    assert orphan is not None
+    assert taken is not None
+    assert taken.claim.batch == orphan.claim.batch
+
+
 def test_no_due_date_moves_once_the_batch_is_promoted(ledger: Ledger, request_of: Make) -> None:
     (ref,) = file(ledger, request_of(1))
     held = claimed(ledger)
