@@ -219,7 +219,7 @@ def read_placement(path: Path) -> Placement:
 def in_force() -> Placement | None:
     """The settings that the environment names; None where it names none."""
     path = os.environ.get(VARIABLE, "")
-    return _read_once(Path(path)) if path else None
+    return _read_once(Path(path), Path(path).absolute()) if path else None
 
 
 def place(task: Any, stage: str) -> Any:
@@ -234,7 +234,8 @@ def place(task: Any, stage: str) -> Any:
 
 
 @cache
-def _read_once(path: Path) -> Placement:
+def _read_once(path: Path, absolute: Path) -> Placement:
+    """Once for every file; `absolute` tells those of the same name in other folders apart."""
     return read_placement(path)
 
 
