@@ -19,7 +19,7 @@ from unlearning.ledger.ladder import Try, claim_next, set_aside, turn_away
 from unlearning.ledger.opening import has_ledger, open_ledger
 from unlearning.ledger.promotion import Version
 from unlearning.ledger.segments import seal
-from unlearning.ledger.serving import heal, serve
+from unlearning.ledger.serving import base_of, heal, serve
 from unlearning.ledger.settlement import is_settled, prepare, settle_batch
 from unlearning.ledger.signing import signer_of
 from unlearning.ledger.store import Ledger
@@ -80,7 +80,7 @@ def next_batch(
         heal(ledger, name, champion, actor=owner)
         _sweep(ledger, objects, owner)
         while True:
-            if not (base := champion.digest()):
+            if not (base := base_of(ledger, name, champion)):
                 raise UsageError(
                     f'"{name}" has no champion that we registered: see `unlearn train` and `models import`'
                 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearning.errors import UsageError
-from unlearning_pipelines import cluster_commands, ledger_cli
+from unlearning_pipelines import certificate_cli, cluster_commands, ledger_cli
 
 app = typer.Typer(
     name="unlearn",
@@ -28,8 +28,8 @@ data = typer.Typer(help="Manifests: which rows a data set has, and whose they ar
 app.add_typer(data, name="data")
 app.add_typer(ledger_cli.requests, name="requests")
 app.add_typer(ledger_cli.ledger, name="ledger")
-app.add_typer(ledger_cli.certificate, name="certificate")
-app.command(name="check-manifest")(ledger_cli.check_manifest)
+app.add_typer(certificate_cli.certificate, name="certificate")
+app.command(name="check-manifest")(certificate_cli.check_manifest)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Set = Annotated[

@@ -1,4 +1,4 @@
-"""What people type about deletion requests, the ledger and its certificates. Nothing here loads torch or kfp."""
+"""What people type about deletion requests and the ledger. Nothing here loads torch or kfp."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from unlearning.ledger.checking import Line
     from unlearning.ledger.overview import Status
     from unlearning.ledger.store import Ledger
 
 requests = typer.Typer(help="Deletion requests: file them, look at them, change their course.", no_args_is_help=True)
 ledger = typer.Typer(help="The record of all requests: check it, seal it, see what is next.", no_args_is_help=True)
-certificate = typer.Typer(help="Certificates of batches, and receipts of requests.", no_args_is_help=True)
 
 ACT = 3
 """Exit code when someone must act: requests at risk or overdue, excluded rows found."""
@@ -72,7 +70,7 @@ def add(
             raise UsageError(f"the request was not filed: {filed.reason}")
         due = next(iter(_rows(found, filed.ref)))["due_at"]
     typer.echo(f"{filed.status} as {filed.ref[:12]}, due {due[:10]}")
-    _last_line({**asdict(filed), "due_at": due}, as_json)
+    last_line({**asdict(filed), "due_at": due}, as_json)
 
 
 @requests.command(name="import")
@@ -99,7 +97,7 @@ def import_(
     )
     for line, reason in report.rejects[:20]:
         typer.echo(f"  line {line}: {reason}")
-    _last_line(asdict(report), as_json)
+    last_line(asdict(report), as_json)
     if strict and report.rejected:
         raise typer.Exit(1)
 
@@ -119,7 +117,7 @@ def list_(
     for row in rows:
         why = row["outcome"] or row["reason"]
         typer.echo(f"{row['ref'][:12]}  {row['state']:9}  due {row['due_at'][:10]}  {row['model']}  {why}".rstrip())
-    _last_line({"requests": rows}, as_json)
+    last_line({"requests": rows}, as_json)
 
 
 @requests.command()
@@ -148,7 +146,7 @@ def status(
         typer.echo(as_prometheus(now), nl=False)
     else:
         _table(now, why)
-    _last_line({**asdict(now), "alarms": why}, as_json)
+    last_line({**asdict(now), "alarms": why}, as_json)
     if why:
         raise typer.Exit(ACT)
 
@@ -159,7 +157,7 @@ def hold(ref: Ref, reason: Reason, by: By = DESK) -> None:
     from unlearning.ledger import filing
 
     with opened() as found:
-        filing.hold(found, _whole(found, ref), reason, actor=by)
+        filing.hold(found, whole(found, ref), reason, actor=by)
     typer.echo(f"held {ref[:12]}")
 
 
@@ -169,7 +167,7 @@ def release(ref: Ref, by: By = DESK) -> None:
     from unlearning.ledger import filing
 
     with opened() as found:
-        filing.release(found, _whole(found, ref), actor=by)
+        filing.release(found, whole(found, ref), actor=by)
     typer.echo(f"released {ref[:12]}")
 
 
@@ -179,7 +177,7 @@ def extend(ref: Ref, reason: Reason, by: By = DESK) -> None:
     from unlearning.ledger import filing
 
     with opened() as found:
-        due = filing.extend(found, _whole(found, ref), reason, actor=by)
+        due = filing.extend(found, whole(found, ref), reason, actor=by)
     typer.echo(f"extended {ref[:12]}: due {due[:10]}; tell the person now")
 
 
@@ -189,7 +187,7 @@ def cancel(ref: Ref, reason: Reason, by: By = DESK) -> None:
     from unlearning.ledger import filing
 
     with opened() as found:
-        filing.cancel(found, _whole(found, ref), reason, actor=by)
+        filing.cancel(found, whole(found, ref), reason, actor=by)
     typer.echo(f"cancelled {ref[:12]}")
 
 
@@ -199,7 +197,7 @@ def deny(ref: Ref, reason: Reason, by: By = DESK) -> None:
     from unlearning.ledger import filing
 
     with opened() as found:
-        filing.deny(found, _whole(found, ref), reason, actor=by)
+        filing.deny(found, whole(found, ref), reason, actor=by)
     typer.echo(f"denied {ref[:12]}; tell the person why")
 
 
@@ -229,12 +227,12 @@ def verify(as_json: Json = False) -> None:
     from unlearning.ledger.verification import verify as verify_rows
 
     with opened() as found:
-        findings = [*verify_rows(found), *verify_sealed(found, _store())]
+        findings = [*verify_rows(found), *verify_sealed(found, the_store())]
         seq, head = found.head()
     for finding in findings:
         typer.echo(f"FAIL {finding}")
     typer.echo(f"{seq} events, head {head}: {f'{len(findings)} findings' if findings else 'everything holds'}")
-    _last_line({"ok": not findings, "events": seq, "head": head, "findings": findings}, as_json)
+    last_line({"ok": not findings, "events": seq, "head": head, "findings": findings}, as_json)
     if findings:
         raise typer.Exit(1)
 
@@ -245,10 +243,10 @@ def seal(as_json: Json = False) -> None:
     from unlearning.ledger.segments import seal as seal_events
 
     with opened() as found:
-        count = seal_events(found, _store())
+        count = seal_events(found, the_store())
         head = next(iter(found.events(count - 1, count))).hash if count else found.head()[1]
     typer.echo(f"{count} events are sealed; publish this head where nobody can change it: {head}")
-    _last_line({"events": count, "head": head}, as_json)
+    last_line({"events": count, "head": head}, as_json)
 
 
 @ledger.command()
@@ -266,7 +264,7 @@ def plan(
         rung = rung_of(found, planned.content["model"]) if planned else 0
     if planned is None:
         typer.echo("nothing waits that is not at work already")
-        _last_line({"requests": 0}, as_json)
+        last_line({"requests": 0}, as_json)
         return
     content = planned.content
     step = LADDER[min(rung, len(LADDER) - 1)]
@@ -276,7 +274,7 @@ def plan(
         f"step {step}; {planned.waiting} more would wait"
     )
     facts = {"requests": len(planned.refs), "overdue": planned.overdue, "twins": planned.twins}
-    _last_line({**facts, **content, "first_due": planned.first_due, "step": step, "waiting": planned.waiting}, as_json)
+    last_line({**facts, **content, "first_due": planned.first_due, "step": step, "waiting": planned.waiting}, as_json)
 
 
 @ledger.command()
@@ -297,85 +295,6 @@ def rollback(
     typer.echo(f"models:/{model}/{version} serves")
 
 
-@certificate.command(name="verify")
-def verify_certificate(
-    path: Annotated[Path, typer.Argument(help="The certificate, a .dsse.json file.")],
-    key: Annotated[Path, typer.Option(help="The signer's public key (.pub), from whom you trust.")],
-    model: Annotated[Path | None, typer.Option(help="Folder of the model that it is about.")] = None,
-    before: Annotated[Path | None, typer.Option(help="The certificate before it.")] = None,
-    receipt: Annotated[Path | None, typer.Option(help="A request's receipt.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Check a certificate offline, line by line: verified, failed or not checked."""
-    from unlearning.ledger.checking import check_certificate, check_receipt, ok
-    from unlearning.ledger.signing import public_key
-
-    data, public = _read(path), public_key(_read(key))
-    lines = check_certificate(data, public, model=model, before=_read(before) if before else None)
-    if receipt is not None:
-        given = check_receipt(_read(receipt), data, public)
-        lines += [line for line in given if line.what.startswith("receipt")]
-    _print(lines)
-    _last_line({"ok": ok(lines), "lines": [asdict(line) for line in lines]}, as_json)
-    if not ok(lines):
-        raise typer.Exit(1)
-
-
-@certificate.command(name="receipts")
-def write_receipts(
-    batch: Annotated[str, typer.Argument(help="The batch, all 64 digits, as the history of a request names it.")],
-    out: Annotated[Path, typer.Option(help="Folder for the certificate and one receipt per request.")],
-    request: Annotated[list[str] | None, typer.Option(help="Only of this request; repeat for more.")] = None,
-) -> None:
-    """Write the certificate of a settled batch, and receipts to give to those who asked."""
-    from unlearning.errors import UsageError
-    from unlearning.ledger.certificate import PREFIX, receipts
-    from unlearning.ledger.settlement import served_in
-
-    store = _store()
-    with opened() as found:
-        wanted = [_whole(found, ref) for ref in request or []]
-        served = served_in(found, batch, "")
-    if not served:
-        raise UsageError(f"there is no batch {batch[:12]!r} with requests: see `unlearn requests status REQUEST`")
-    data = store.get(f"{PREFIX}/{batch}.dsse.json")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"certificate-{batch[:12]}.dsse.json").write_bytes(data)
-    count = 0
-    for given in receipts(data, served, wanted=wanted):
-        name = f"receipt-{given['content']['request'][:12]}.json"
-        (out / name).write_text(json.dumps(given, indent=1, sort_keys=True) + "\n")
-        count += 1
-    typer.echo(f"{out}: the certificate and {count} receipts")
-
-
-def check_manifest(
-    path: Annotated[str, typer.Argument(help="A .parquet manifest, or a data source such as digits.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write the numbers of the rows, one on each line.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Check that a training set holds no row that was asked to be forgotten; ends with 3 when it does."""
-    from unlearning.ledger.exclusion import check, excluded
-    from unlearning_components.surroundings import fetch_manifest
-
-    with opened() as found:
-        manifest, barred = fetch_manifest(path), excluded(_store())
-        columns = {"sample": "sample_id", "subject": "subject_id", "class": "target"}
-        values: dict[str, Any] = {kind: manifest.table[name].to_pylist() for kind, name in columns.items()}
-        result = check(found.names, barred, values, dataset=manifest.card.name or "*")
-    if out is not None:
-        out.write_text("".join(f"{row}\n" for row in result.rows))
-    parts = ", ".join(f"{number} by {kind}" for kind, number in result.by_kind.items() if number)
-    typer.echo(
-        f"{len(result.rows)} of {result.looked_at} rows must not be trained on{f' ({parts})' if parts else ''}; "
-        f"compared with {result.excluded} excluded ids"
-    )
-    content = {**asdict(result), "rows": list(result.rows[:1000]), "found": len(result.rows)}
-    _last_line(content, as_json)
-    if result.rows:
-        raise typer.Exit(ACT)
-
-
 @contextmanager
 def opened(*, make: bool = False) -> Iterator[Ledger]:
     """The ledger in force, closed at the end."""
@@ -392,14 +311,16 @@ def opened(*, make: bool = False) -> Iterator[Ledger]:
         found.close()
 
 
-def _store() -> Any:
+def the_store() -> Any:
+    """The object store in force."""
     from unlearning.settings import Settings
     from unlearning.storage import open_store
 
     return open_store(Settings().store_uri)
 
 
-def _whole(found: Ledger, ref: str) -> str:
+def whole(found: Ledger, ref: str) -> str:
+    """A request's whole name."""
     from unlearning.ledger.overview import find
 
     return str(find(found, ref)["ref"])
@@ -411,18 +332,6 @@ def _rows(found: Ledger, ref: str) -> list[dict[str, Any]]:
     return [find(found, ref)]
 
 
-def _read(path: Path) -> bytes:
-    from unlearning.errors import UsageError
-    from unlearning.ledger.signing import MOST_BYTES
-
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{path} is larger than {MOST_BYTES} bytes: it is no such file")
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}: check the path") from error
-
-
 def _show(request: dict[str, Any], as_json: bool) -> None:
     history = request.pop("history")
     for name in ("ref", "state", "model", "kind", "due_at", "outcome", "reason", "batch"):
@@ -430,7 +339,7 @@ def _show(request: dict[str, Any], as_json: bool) -> None:
             typer.echo(f"{name:8} {request[name]}")
     for one in history:
         typer.echo(f"  {one.seq:>8} {one.at[:19]}Z  {one.kind:10} by {one.actor}")
-    _last_line({**request, "history": [{"seq": one.seq, "at": one.at, "kind": one.kind} for one in history]}, as_json)
+    last_line({**request, "history": [{"seq": one.seq, "at": one.at, "kind": one.kind} for one in history]}, as_json)
 
 
 def _table(now: Status, why: list[str]) -> None:
@@ -446,11 +355,7 @@ def _table(now: Status, why: list[str]) -> None:
         typer.echo(f"ALARM      {reason}")
 
 
-def _print(lines: list[Line]) -> None:
-    for line in lines:
-        typer.echo(f"{line.mark:11}  {line.what}: {line.detail}")
-
-
-def _last_line(content: dict[str, Any], as_json: bool) -> None:
+def last_line(content: dict[str, Any], as_json: bool) -> None:
+    """One JSON object, where it was asked for."""
     if as_json:
         typer.echo(json.dumps(content, allow_nan=False))

@@ -32,7 +32,7 @@ from unlearning.ledger.promotion import Version, advise, not_forgotten
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.requests import request_from
 from unlearning.ledger.segments import seal, verify_sealed
-from unlearning.ledger.serving import heal, serve
+from unlearning.ledger.serving import base_of, heal, serve
 from unlearning.ledger.settlement import prepare, settle_batch
 from unlearning.ledger.signing import opened, public_key, public_pem, signer_of
 from unlearning.ledger.store import Ledger, Writer
@@ -270,7 +270,7 @@ class World:
         with self.open(faults) as (ledger, store, registry):
             heal(ledger, MODEL, registry, actor=owner)
             sweep(ledger, store, actor=owner)
-            found = claim_next(ledger, owner=owner, base=registry.digest(), lease_seconds=LEASE)
+            found = claim_next(ledger, owner=owner, base=base_of(ledger, MODEL, registry), lease_seconds=LEASE)
             if found is None:
                 seal(ledger, store)
                 return "nothing"

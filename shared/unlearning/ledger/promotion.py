@@ -23,8 +23,13 @@ from unlearning.ledger.store import Ledger, Writer
 Action = Literal["nothing", "move_alias", "confirm", "settle", "put_back", "alarm"]
 OUTCOMES = ("erased_exact", "erased_certified", "erased_approx_audited")
 
-_KINDS = ("promoting", "confirmed", "withdrawn", "settled", "restored")
+KINDS = ("promoting", "confirmed", "withdrawn", "settled", "restored")
+"""Events that say which model serves."""
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class StillKnowsError(UsageError):
+    """A version lacks what settled batches have forgotten: it never serves."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def reconcile(events: Iterable[Event], actual: str) -> Advice:
         events: Those of the model's batches; `Ledger.events_of(model, ...)` or all.
         actual: Digest of the model that the alias points at; "" when it is not set.
     """
-    known = promotions(one for one in events if one.kind in _KINDS)
+    known = promotions(one for one in events if one.kind in KINDS)
     if known.open is not None:
         batch, wanted = known.open
         if actual == wanted:
@@ -161,12 +166,12 @@ def standing(writer: Writer, model: str, actual: str) -> tuple[Promotions, Advic
 
 def advise(ledger: Ledger, model: str, actual: str) -> Advice:
     """`reconcile` for a model of the ledger."""
-    return reconcile(ledger.events_of(model, *_KINDS), actual)
+    return reconcile(ledger.events_of(model, *KINDS), actual)
 
 
 def not_forgotten(ledger: Ledger, model: str, digest: str) -> list[str]:
     """The settled batches of a model that this version has not forgotten; it may serve only when there are none."""
-    known = promotions(ledger.events_of(model, *_KINDS))
+    known = promotions(ledger.events_of(model, *KINDS))
     with ledger.reading() as connection:
         settled = _settled(connection, model)
     return sorted(settled - known.forgotten(digest))
@@ -300,7 +305,7 @@ def record_rollback(ledger: Ledger, model: str, digest: str, *, actor: str) -> N
 
 def _refuse_missing(missing: set[str], model: str, digest: str) -> None:
     if missing:
-        raise UsageError(
+        raise StillKnowsError(
             f'version {digest[:12]} of "{model}" still knows what {len(missing)} settled batches deleted (the first: '
             f"{min(missing)[:12]}): serve a version made from one that has forgotten them"
         )
@@ -317,7 +322,7 @@ def _events_of(writer: Writer, model: str) -> list[Event]:
     writer.flush()
     events, batches = tables.events, tables.batches
     query = sa.select(events).join(batches, batches.c.batch == events.c.batch)
-    query = query.where(batches.c.model == model, events.c.kind.in_(_KINDS)).order_by(events.c.seq)
+    query = query.where(batches.c.model == model, events.c.kind.in_(KINDS)).order_by(events.c.seq)
     return [Event(*row) for row in writer.connection.execute(query)]
 
 

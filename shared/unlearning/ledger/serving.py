@@ -10,9 +10,19 @@ from __future__ import annotations
 from typing import Protocol
 
 from unlearning.errors import LedgerError
-from unlearning.ledger.claims import Claim, fenced
+from unlearning.ledger.claims import Claim, dissolve, fenced
 from unlearning.ledger.events import PROMOTING
-from unlearning.ledger.promotion import Advice, Version, begin, record_confirmed, record_rollback, standing
+from unlearning.ledger.promotion import (
+    KINDS,
+    Advice,
+    StillKnowsError,
+    Version,
+    begin,
+    promotions,
+    record_confirmed,
+    record_rollback,
+    standing,
+)
 from unlearning.ledger.store import Ledger
 
 
@@ -38,10 +48,15 @@ def serve(ledger: Ledger, claim: Claim, version: Version, alias: Alias, *, actor
 
     Raises:
         ClaimLostError: When the batch is no longer this process's; the alias was not touched.
-        UsageError: When the version lacks what settled batches have forgotten; the alias was not touched.
+        UsageError: When the version lacks what settled batches have forgotten; the alias was not touched, and the batch
+            is dissolved, so that the next one is made from another model.
         LedgerError: When the alias does not stay where it was moved.
     """
-    begin(ledger, claim, version)
+    try:
+        begin(ledger, claim, version)
+    except StillKnowsError:
+        dissolve(ledger, claim, "its model still knows what settled batches deleted")  # the next one begins elsewhere
+        raise
     found = _looked_at(ledger, claim.model, alias, actor or claim.owner)
     with ledger.writing(claim.owner) as writer:
         fenced(writer, claim, PROMOTING)
@@ -65,6 +80,11 @@ def heal(ledger: Ledger, model: str, alias: Alias, *, actor: str) -> Advice:
             if now.action in ("put_back", "alarm") and known.expected:
                 _move(alias, known.expected, model)
     return found
+
+
+def base_of(ledger: Ledger, model: str, alias: Alias) -> str:
+    """Digest of the model that a batch starts from: the ledger's; the alias's while the ledger knows none."""
+    return promotions(ledger.events_of(model, *KINDS)).expected or alias.digest()
 
 
 def roll_back(ledger: Ledger, model: str, digest: str, alias: Alias, *, actor: str) -> None:

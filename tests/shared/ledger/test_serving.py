@@ -18,7 +18,7 @@ from unlearning.ledger.overview import find
 from unlearning.ledger.promotion import Version, advise, confirm, not_forgotten, record_rollback, settle
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.requests import DeletionRequest
-from unlearning.ledger.serving import heal, roll_back, serve
+from unlearning.ledger.serving import base_of, heal, roll_back, serve
 from unlearning.ledger.store import Ledger
 from unlearning.ledger.vault import Vault
 from unlearning.ledger.verification import verify
@@ -155,6 +155,24 @@ def test_a_rollback_needs_a_version_that_forgot_everything_and_no_batch_under_wa
     roll_back(ledger, "faces", TWO, alias, actor="operator")
     assert alias.at == TWO
     assert verify(ledger) == []
+
+
+def test_a_batch_made_from_an_older_model_is_dissolved_and_the_next_begins_with_the_ledgers(
+    ledger: Ledger, request_of: Make
+) -> None:
+    held, alias = claimed(ledger, request_of(1)), Pointer()
+    assert base_of(ledger, "faces", alias) == BASE
+    serve(ledger, held, Version(ONE, BASE, "2"), alias)
+    settle(ledger, held, **DONE)
+    alias.at = BASE
+    assert base_of(ledger, "faces", alias) == ONE
+    held = claimed(ledger, request_of(2))
+    with pytest.raises(UsageError, match="still knows"):
+        serve(ledger, held, Version(TWO, BASE, "3"), alias)
+    again = claim(ledger, owner="b")
+    assert again is not None
+    serve(ledger, again, Version(TWO, ONE, "3"), alias)
+    assert alias.at == TWO
 
 
 def test_who_lost_the_claim_never_touches_the_alias(ledger: Ledger, request_of: Make, clock: Any) -> None:
