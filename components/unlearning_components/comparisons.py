@@ -11,9 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from unlearning.comparison import COLUMNS, REFERENCES, VALUE_COLUMNS, Candidate, compare
+from unlearning.data.samples import Samples
 from unlearning.data.selection import read_rows
 from unlearning.methods import METHODS, candidates, settings_by_method
-from unlearning.models.bundle import load_bundle, read_bundle
+from unlearning.models.bundle import ModelCard, load_bundle, read_bundle
 from unlearning.progress import Lines
 from unlearning.reporting.comparison import (
     ComparisonReport,
@@ -85,24 +86,29 @@ def run_comparison(
     original, card = load_bundle(folders["original"])
     names, refused = candidates(meta["request"], methods, task=card.task)
     chosen = settings_by_method(settings, names)
-    retrained, _ = load_bundle(folders["retrained"])
-    samples = open_for(card, data)
-    sets = {
-        "forget.train": subset(samples, forget, "forget", data),
-        "forget.test": subset(samples, holdout, "holdout_forget", data),
-        "retain.test": subset(samples, holdout, "holdout_retain", data),
-    }
+    retrained, theirs = load_bundle(folders["retrained"])
+
+    def sets_for(model: ModelCard) -> dict[str, Samples]:
+        samples = open_for(model, data)
+        sets = {
+            "forget.train": subset(samples, forget, "forget", data),
+            "forget.test": subset(samples, holdout, "holdout_forget", data),
+            "retain.test": subset(samples, holdout, "holdout_retain", data),
+        }
+        return {name: rows for name, rows in sets.items() if len(rows)}
+
     runs = list(
         compare(
             original.to(device),
             retrained.to(device),
             task_for(("forget", "retain", "calibration"), card, data, forget, retain, holdout),
-            {name: rows for name, rows in sets.items() if len(rows)},
+            sets_for(card),
             names=names,
             settings=chosen,
             recipe=card.recipe,
             seeds=seeds,
             values=card.task == "regression",
+            reference_sets=sets_for(theirs) if theirs.scaling != card.scaling else None,
             progress=Lines(),
         )
     )

@@ -40,6 +40,7 @@ def retrain(
         return
 
     import time
+    from dataclasses import replace
 
     from unlearning import references
     from unlearning.config import as_plain
@@ -54,6 +55,7 @@ def retrain(
         fetch_manifest,
         fetch_model,
         left_out,
+        scaling_without,
         store,
         task_for,
     )
@@ -68,6 +70,8 @@ def retrain(
             return
         row = METHODS["retrain"]
         network, card = load_bundle(Path(original.path))
+        scaling = scaling_without(retain.path, card, data)
+        card = replace(card, mean=scaling.mean, std=scaling.std, fill=scaling.fill)
         config = row.configure({}, facts(card, forget.path, retain.path, data))
         record.params({f"retrain.{name}": value for name, value in as_plain(config).items()})
         wanted = references.Reference(
@@ -95,5 +99,6 @@ def retrain(
         losses = course.histories["loss"]
         record.history({"retrain_loss": losses})
         after = forgotten_card(read_bundle(Path(original.path)), forget.path, data, "retrain", config, seed)
+        after = replace(after, mean=scaling.mean, std=scaling.std, fill=scaling.fill)
         retrained.metadata.update(save_child(model, after, retrained.path, len(losses)))
         references.save(store(), wanted, Path(retrained.path))

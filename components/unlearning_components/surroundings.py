@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from unlearning.data.card import Scaling
     from unlearning.data.manifest import Manifest
     from unlearning.data.samples import Samples
     from unlearning.data.selection import ForgetRequest, RowNumbers, Selection
@@ -179,6 +180,24 @@ def left_out(retain: str, manifest: Manifest) -> list[int]:
 
     rows: list[int] = np.setdiff1d(manifest.rows("train"), selected(retain, manifest)["retain"]).tolist()
     return rows
+
+
+def scaling_without(retain: str, card: ModelCard, manifest: Manifest) -> Scaling:
+    """How a model retrained on the retain rows scales its inputs: a table's columns by those rows alone.
+
+    What the card says stays for images, texts and windows, and for classifiers, whose audit asks all models about one
+    set of inputs: a channel's mean over all rows says nothing about some of them.
+
+    Args:
+        retain: The selection's artifact, as a folder.
+        card: The original's.
+        manifest: The data set.
+    """
+    from unlearning.data.sources import fit_scaling
+
+    if card.task != "regression" or len(card.input_shape) != 1 or not card.mean:
+        return card.scaling
+    return fit_scaling(manifest, selected(retain, manifest)["retain"])
 
 
 def request_for(kind: str, targets: Sequence[Any]) -> ForgetRequest:

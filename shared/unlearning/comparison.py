@@ -136,6 +136,7 @@ def compare(
     recipe: Mapping[str, Any] | None,
     seeds: Sequence[int],
     values: bool = False,
+    reference_sets: Mapping[str, Samples] | None = None,
     progress: Progress = silent,
 ) -> Iterator[Candidate]:
     """The original, the retrained model, then every method with every seed, one by one.
@@ -153,14 +154,16 @@ def compare(
         recipe: How the original was trained.
         seeds: Of the runs.
         values: Whether the models predict values rather than classes.
+        reference_sets: The same rows scaled as the retrained model wants them; None: as the others do.
         progress: Called after every step of every method.
     """
 
     def asked(model: nn.Module) -> tuple[dict[str, float], Tensor]:
+        rows = sets if reference_sets is None or model is not retrained else reference_sets
         return (
-            measured_values(model, sets, quantiles=(recipe or {}).get("quantiles", ()))
+            measured_values(model, rows, quantiles=(recipe or {}).get("quantiles", ()))
             if values
-            else measured(model, sets)
+            else measured(model, rows)
         )
 
     reference, theirs = asked(retrained)

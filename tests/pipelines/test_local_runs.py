@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from kfp import compiler, dsl
@@ -20,7 +21,7 @@ from support.chain import CANARY, DEFAULTS
 
 from unlearning.data.samples import Rows
 from unlearning.data.selection import as_ranges
-from unlearning.data.sources import make_manifest
+from unlearning.data.sources import fit_scaling, make_manifest
 from unlearning.errors import PipelineError
 from unlearning.ledger.filing import file_requests
 from unlearning.ledger.opening import open_ledger
@@ -345,7 +346,8 @@ def served(s3: str, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 def _only_change(task: str, request: str) -> dict[str, str]:
     """A policy that asks for changed weights alone: these runs are too short for more."""
-    return dict.fromkeys(set(policy_for(task, request)) - {"weights_changed"}, "none")
+    every = policy_for(task, request, reference=task == "regression")
+    return dict.fromkeys(set(every) - {"weights_changed"}, "none")
 
 
 def test_rows_are_forgotten_on_a_server_and_s3_and_a_second_request_adds_to_the_first(
@@ -402,12 +404,13 @@ def test_a_class_is_forgotten_without_data_on_a_server_and_s3(
     assert not list(store().keys("checkpoints"))
 
 
-def test_values_are_forgotten_on_a_server_and_s3(served: str) -> None:
+def test_values_are_forgotten_on_a_server_and_s3(served: str, tmp_path: Path) -> None:
     recipe = {"epochs": 5, "learning_rate": 0.005, "batch_size": 64, "loss": "l1"}
     train_model(name=served, manifest="diabetes", architecture="mlp", arguments={"hidden": [8]}, recipe=recipe, seed=0)
     arguments = {"model": f"models:/{served}@champion", "manifest": "diabetes", "forget": [":80", "300:"]}
     settings = {"epochs": 1, "blind_epochs": 1}
-    how = {"register_as": served, "settings": settings, "policy": _only_change("regression", "target")}
+    policy = _only_change("regression", "target")
+    how = {"register_as": served, "settings": settings, "policy": policy, "reference": "train"}
     result = run_pipeline("delete_regression", {**arguments, **how}, on_stage=lambda *_: None)
     assert result.verdict == "pass"
     assert set(result.seconds) == {*STAGES - {"synthesize", "impair", "repair"}, "total"}
@@ -418,6 +421,11 @@ def test_values_are_forgotten_on_a_server_and_s3(served: str) -> None:
     targets, rows = data.targets(), data.rows("train")
     wanted = rows[(targets[rows] < 80) | (targets[rows] >= 300)]
     assert gone == as_ranges(wanted)
+    retained = np.setdiff1d(rows, wanted)
+    (reference,) = (
+        read_bundle(path.parent).card for path in (tmp_path / "home").glob("runs/*/retrain/retrained/*.json")
+    )
+    assert reference.scaling == fit_scaling(data, retained) != card.scaling == data.card.scaling
     assert "in the range to forget" in Path(result.report).read_text()
 
 
