@@ -97,12 +97,13 @@ def run_comparison(
         }
         return {name: rows for name, rows in sets.items() if len(rows)}
 
+    sets = sets_for(card)
     runs = list(
         compare(
             original.to(device),
             retrained.to(device),
             task_for(("forget", "retain", "calibration"), card, data, forget, retain, holdout),
-            sets_for(card),
+            sets,
             names=names,
             settings=chosen,
             recipe=card.recipe,
@@ -138,7 +139,7 @@ def run_comparison(
         manifest_digest=data.digest,
         request=meta["request"],
         forget_classes=[data.card.classes[index] for index in meta["forget_classes"]],
-        rows={name.replace(".", "_"): len(rows) for name, rows in sets.items() if len(rows)},
+        rows={name.replace(".", "_"): len(rows) for name, rows in sets.items()},
         seeds=list(seeds),
         columns=[name for name in (VALUE_COLUMNS if values else COLUMNS) if any(name in row.figures for row in table)],
         table=table,
