@@ -56,7 +56,7 @@ def run_demo(forget: Sequence[str], *, seed: int) -> Result:
     out.print("[bold]1[/]  Training a classifier of handwritten digits: the model in production")
     trained = train_model(name=MODEL, **DIGITS, seed=seed)
     out.print(f"   models:/{MODEL}@champion is version {trained['version']}, {trained['accuracy.test']:.1%} right")
-    out.print(f"[bold]2[/]  Forgetting class {', '.join(forget)}: a Kubeflow pipeline of ten stages, on this machine")
+    out.print(f"[bold]2[/]  Forgetting class {', '.join(forget)}: a Kubeflow pipeline, run on this machine")
     check_run("delete_class", parameters)
     with stages_shown() as on_stage:
         result = run_pipeline("delete_class", arguments, on_stage=on_stage)
