@@ -304,7 +304,9 @@ def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(served: str, tin
     (killed,) = _parents(set())
     assert killed.info.status == "FAILED"
     children = runs.client.search_runs([runs.experiment_id], f"tags.`mlflow.parentRunId` = '{killed.info.run_id}'")
-    assert {child.data.tags["unlearning.stage"]: child.info.status for child in children} == {
+    states = {child.data.tags["unlearning.stage"]: child.info.status for child in children}
+    assert states.pop("retrain", "FINISHED") == "FINISHED"  # needs no unlearned model: before or after, as it comes
+    assert states == {
         "load_model": "FINISHED",
         "select": "FINISHED",
         "synthesize": "FINISHED",
