@@ -144,9 +144,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--requests", nargs="+", choices=("class", "sample"), default=["class", "sample"])
+    parser.add_argument("--test-share", type=float, default=0.2, help="of the rows: 0.5 leaves more to tell by")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    manifest = make_manifest("digits")
+    manifest = make_manifest("digits", test_share=options.test_share)
     began = time.process_time()
     lines = [
         line
