@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.postgres import database, driver, running
+from support.s3 import client
 
 # Tests compare bytes with those of processes that they start: all must sum in one order.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -66,9 +67,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
     if given:
-        import boto3
-
-        boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
+        client().create_bucket(Bucket=bucket)
         return bucket
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
