@@ -291,7 +291,10 @@ def rows_for(
         name for name in (manifest.card.classes[index] for index in chosen.forget_classes) if name in card.forgotten
     ]
     if again:
-        raise UsageError(f"the model has already forgotten {', '.join(again)}: nothing to do for them")
+        raise UsageError(
+            f"the model has already forgotten {', '.join(again)}: name others with forget=..., or begin with an older "
+            "version by model=models:/NAME/VERSION"
+        )
     gone = [manifest.card.classes.index(name) for name in card.forgotten]
     before = forgotten_before(card, manifest)
     targets_of = manifest.targets()
