@@ -70,7 +70,9 @@ def load_model(
         "seed": seed,
         **({"forget": targets} if request in SPOKEN else {}),
     }
-    run = runs.open_run(pipeline, job, parameters, {"unlearning.pipeline": pipeline})
+    named = ", ".join(map(str, targets)) if request in SPOKEN else ""
+    shown = " ".join(filter(None, (pipeline, named if len(named) <= 40 else f"{named[:39]}…", method)))
+    run = runs.open_run(shown, job, parameters, {"unlearning.pipeline": pipeline})
     print(f"tracked as MLflow run {run}")
     with stage(run, "load_model", began=began) as record:
         record.params({"architecture": bundle.card.architecture, "digest": bundle.digest})
