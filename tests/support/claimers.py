@@ -13,7 +13,7 @@ from pathlib import Path
 from unlearning.errors import UnlearningError
 from unlearning.ledger.claims import Claim, ClaimLostError, batch_members, claim, renew
 from unlearning.ledger.overview import status
-from unlearning.ledger.promotion import Version, advise, begin, confirm, promotions, settle
+from unlearning.ledger.promotion import Version, advise, begin, confirm, settle, standing
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.store import Ledger
 from unlearning.ledger.vault import Vault
@@ -71,7 +71,7 @@ def serve(ledger: Ledger, folder: Path, held: Claim, chance: random.Random) -> N
     if held.state == "claimed":
         if not batch_members(ledger, held):
             raise UnlearningError("a batch without requests")
-        parent = promotions(ledger.events_of(held.model, "promoting", "confirmed", "withdrawn", "settled")).expected
+        parent = standing(ledger, held.model).expected
         digest = hashlib.sha256(f"{held.batch}{held.token}".encode()).hexdigest()
         begin(ledger, held, Version(digest, parent, "1"))
     accident_at(1)

@@ -21,14 +21,15 @@ from unlearning.ledger.promotion import (
     begin,
     confirm,
     not_forgotten,
-    promotions,
     reconcile,
     record_rollback,
     settle,
+    standing,
     withdraw,
 )
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.requests import DeletionRequest
+from unlearning.ledger.standing import Standing
 from unlearning.ledger.store import Ledger
 from unlearning.ledger.vault import Vault
 from unlearning.ledger.verification import verify
@@ -316,7 +317,7 @@ def test_reconcile_says_what_is_left_after_an_interruption_anywhere(ledger: Ledg
     advice = advise(ledger, "faces", DIGESTS[0])
     assert (advice.action, advice.digest) == ("put_back", chain_of_two)
     assert "deleted data" in advice.reason
-    assert reconcile([], "").action == "nothing"
+    assert reconcile(Standing(), "").action == "nothing"
 
 
 def got_second(ledger: Ledger, request_of: Make) -> str:
@@ -333,7 +334,7 @@ def test_an_intent_is_withdrawn_only_while_its_model_does_not_serve(ledger: Ledg
         withdraw(ledger, held, DIGESTS[0], "registry refused")
     withdraw(ledger, held, "", "registry refused")
     assert states(ledger) == ["pending", "pending"]
-    assert promotions(ledger.events_of("faces", "promoting", "withdrawn")).open is None
+    assert standing(ledger, "faces").open_batch == ""
     again = got(claim(ledger, owner="a"))
     assert (again.batch, again.state) == (held.batch, "claimed")
     serve(ledger, again, DIGESTS[1])
