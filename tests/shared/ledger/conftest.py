@@ -1,6 +1,5 @@
 import os
 import shutil
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
+from support.postgres import can_serve, database, private_server, run
 
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.requests import DeletionRequest, request_from
@@ -33,13 +32,8 @@ class Clock:
         self.now += timedelta(**spans)
 
 
-def as_user() -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    return ["runuser", "-u", "nobody", "--"] if os.getuid() == 0 else []
-
-
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The address of a PostgreSQL server: that of UNLEARN_TEST_POSTGRES, or with "1" a private one on a socket."""
     wanted = os.environ.get("UNLEARN_TEST_POSTGRES", "")
     if not wanted:
@@ -48,63 +42,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if "://" in wanted:
         yield wanted
         return
-    programs = [shutil.which("initdb"), shutil.which("postgres")]
-    if None in programs or (os.getuid() == 0 and not shutil.which("runuser")):
+    if not can_serve():
         pytest.skip("there is no PostgreSQL server on this machine")
-    # Short, for a socket's path has 107 bytes; and not inside pytest's folder, which only its owner may enter.
-    folder = Path(f"/tmp/unlearn-pg-{uuid.uuid4().hex[:8]}")
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    data = str(folder / "data")
-    initdb, server = (str(Path(str(program)).resolve()) for program in programs)
-    subprocess.run(
-        [*as_user(), initdb, "-D", data, "-A", "trust", "-U", "unlearn", "-E", "UTF8", "--no-sync"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-    )
-    options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    running = subprocess.Popen(
-        [*as_user(), server, "-D", data, *options, "-c", "max_connections=60"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-    url = f"postgresql://unlearn@/postgres?host={folder}"
-    try:
-        _await(url)
+    with private_server() as url:
         yield url
-    finally:
-        pid = (folder / "data" / "postmaster.pid").read_text().split()[0]
-        subprocess.run(["kill", "-INT", pid], check=False)
-        running.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _await(url: str) -> None:
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    for attempt in range(200):
-        try:
-            with engine.connect():
-                break
-        except sa.exc.OperationalError:
-            if attempt == 199:
-                raise
-            import time
-
-            time.sleep(0.1)
-    engine.dispose()
-
-
-def run(server: str, statement: str) -> None:
-    engine = sa.create_engine(server.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(statement)
-    engine.dispose()
-
-
-def database(server: str, name: str) -> str:
-    return str(sa.make_url(server).set(database=name).render_as_string(hide_password=False))
 
 
 def lay_out(url: str) -> None:
