@@ -64,7 +64,7 @@ class Claim:
         state: "claimed", or "promoting" when it was taken over after the point of no return: reconcile first.
         model: Registered model.
         dataset: Data set, or "*".
-        kind: "class", "subject" or "sample".
+        kind: "class", "subject", "sample", "target" or "period".
         members: Root of the list of its requests.
         count: Their number.
         base: Digest of the model to start from, or "".

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -28,7 +29,19 @@ CANDIDATES = "candidates"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def keep(store: ObjectStore, claim: Claim, stage: str, folder: Path) -> None:
+class Work(NamedTuple):
+    """What of a claim the stages of its batch need to know.
+
+    Attributes:
+        batch: Digest of the batch.
+        token: The claim's fencing token.
+    """
+
+    batch: str
+    token: int
+
+
+def keep(store: ObjectStore, claim: Claim | Work, stage: str, folder: Path) -> None:
     """Keeps what a stage made; when another try has finished it before, theirs stays.
 
     Args:
@@ -46,7 +59,7 @@ def keep(store: ObjectStore, claim: Claim, stage: str, folder: Path) -> None:
     store.create(f"{top}/{RECORD}", canonical(record).encode("ascii"))
 
 
-def kept(store: ObjectStore, claim: Claim, stage: str, into: Path) -> bool:
+def kept(store: ObjectStore, claim: Claim | Work, stage: str, into: Path) -> bool:
     """Whether the stage was finished before; then `into` holds what it left, every file with its recorded sha256.
 
     Args:
@@ -132,7 +145,7 @@ def _promoted(writer: Writer, digests: set[str]) -> set[str]:
     return set(writer.connection.execute(sa.select(table.c.digest).where(table.c.digest.in_(digests))).scalars())
 
 
-def _top(claim: Claim, stage: str) -> str:
+def _top(claim: Claim | Work, stage: str) -> str:
     return f"{PREFIX}/{claim.batch}/{checked_key(stage)}"
 
 

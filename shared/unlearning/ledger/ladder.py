@@ -54,6 +54,7 @@ def claim_next(
     settings: Mapping[str, Any] | None = None,
     ladder: Sequence[Step] = LADDER,
     reserve_days: float = RESERVE_DAYS,
+    cadence_days: float = 0.0,
     lease_seconds: float = LEASE_SECONDS,
     resume: bool = False,
 ) -> Try | None:
@@ -68,6 +69,7 @@ def claim_next(
         settings: As for `claim`; the rung and its step are added.
         ladder: The steps in their order.
         reserve_days: As `RESERVE_DAYS`.
+        cadence_days: Days until the next run. A batch that is due before that has this one try alone: the last rung.
         lease_seconds: As for `claim`.
         resume: As for `claim`.
     """
@@ -76,7 +78,8 @@ def claim_next(
     planned, rung = plan(ledger, model=model, limit=limit, base=base), 0
     if planned is not None:
         rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
-        if rung and planned.first_due < moment(ledger.clock() + timedelta(days=reserve_days)):
+        days = max(reserve_days, cadence_days) if rung else cadence_days
+        if days and planned.first_due < moment(ledger.clock() + timedelta(days=days)):
             rung = len(ladder) - 1
         if ladder[rung] == "bisect":
             limit = (len(planned.refs) + 1) // 2
