@@ -291,7 +291,9 @@ def statements(name: str) -> list[Any]:
 def test_policies_name_one_bucket_and_no_wildcard_of_actions(role: str) -> None:
     for statement in statements(role):
         resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        assert all(re.fullmatch(r"arn:aws:s3:::unlearning(/([a-z]+/)?\*)?", one) for one in resources)
+        assert all(
+            re.fullmatch(r"arn:aws:s3:::unlearning(/([a-z]+/)?\*|/work/\*/stages/\*)?", one) for one in resources
+        )
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         if statement["Effect"] == "Allow":
             assert "*" not in "".join(actions)

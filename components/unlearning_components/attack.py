@@ -40,11 +40,21 @@ def attack(
 
     from unlearning.models.bundle import read_bundle
     from unlearning.reporting.figures import roc_curves
+    from unlearning_components.completions import stage_once
     from unlearning_components.evaluations import attacked
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of, stage
+    from unlearning_components.surroundings import fetch_manifest, outputs_of
 
-    with stage(run, "attack") as record:
+    given = {"manifest": manifest, "seed": seed}
+    with stage_once(
+        run,
+        "attack",
+        given=given,
+        reads=[original, unlearned, retrained, forget, retain, holdout],
+        makes=[metrics, roc, attacks],
+    ) as record:
+        if record is None:
+            return
         data = fetch_manifest(manifest)
         folders = {"original": original.path, "unlearned": unlearned.path}
         folders |= {} if retrained is None else {"retrained": retrained.path}

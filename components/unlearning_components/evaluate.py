@@ -38,11 +38,21 @@ def evaluate(
 
     from unlearning.data.selection import read_rows
     from unlearning.models.bundle import read_bundle
+    from unlearning_components.completions import stage_once
     from unlearning_components.evaluations import evaluated
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of, stage
+    from unlearning_components.surroundings import fetch_manifest, outputs_of
 
-    with stage(run, "evaluate") as record:
+    given = {"manifest": manifest}
+    with stage_once(
+        run,
+        "evaluate",
+        given=given,
+        reads=[original, unlearned, retrained, forget, retain, holdout],
+        makes=[metrics, per_class, evaluation],
+    ) as record:
+        if record is None:
+            return
         data = fetch_manifest(manifest)
         folders = {"original": original.path, "unlearned": unlearned.path}
         folders |= {} if retrained is None else {"retrained": retrained.path}

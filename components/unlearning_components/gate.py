@@ -63,11 +63,17 @@ def gate(
     from unlearning.models.bundle import read_bundle
     from unlearning.policy.gates import judge, policy_for, policy_with
     from unlearning.reporting.report import render_html, render_markdown
+    from unlearning_components.completions import stage_once
     from unlearning_components.handover import read_json, write_json
     from unlearning_components.reports import run_report
-    from unlearning_components.surroundings import has_model, stage, tracker
+    from unlearning_components.surroundings import has_model, tracker
 
-    with stage(run, "gate") as record:
+    given = {"pipeline": pipeline, "model": model, "manifest": manifest, "seed": seed, "policy": policy}
+    models = [original, unlearned, retrained, forget, retain, holdout]
+    reads = [*models, preview, evaluation, attacks, findings, noise]
+    with stage_once(run, "gate", given=given, reads=reads, makes=[verdict, report, summary]) as record:
+        if record is None:
+            return str(read_json(Path(verdict.path, "verdict.json"))["outcome"])
         measured = [read_json(Path(evaluation.path, "evaluation.json")), read_json(Path(attacks.path, "attacks.json"))]
         if findings is not None and (audited := Path(findings.path, "audit.json")).is_file():
             measured.append(read_json(audited))

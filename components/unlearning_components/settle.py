@@ -36,6 +36,7 @@ def settle(
         judged = read_json(Path(verdict.path, "verdict.json"))
         answer = end_batch(Path(batch.path), judged, Path(unlearned.path), run=run, desk=Path(desk))
         record.params({"settled": answer})
+        record.pipeline.tags({"unlearning.settled": answer})
         print(f"the batch: {answer}")
     tracker().close(run, "FINISHED")
     return answer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from unlearning.ledger.filing import Filed
     from unlearning.ledger.overview import Status
     from unlearning.ledger.store import Ledger
 
@@ -32,9 +33,9 @@ By = Annotated[str, typer.Option("--by", help="The role that does it, never a pe
 @requests.command()
 def add(
     key: Annotated[str, typer.Option(help="The controller's own name of the request; the same twice is the same.")],
-    id_: Annotated[list[str], typer.Option("--id", help="A class, subject or sample id; repeat for more.")],
+    id_: Annotated[list[str], typer.Option("--id", help="A class, an id, a range or a period; repeat for more.")],
     model: Annotated[str, typer.Option(help="The registered model that is to forget.")],
-    kind: Annotated[str, typer.Option(help="What the ids are of: class, subject or sample.")] = "subject",
+    kind: Annotated[str, typer.Option(help="class, subject, sample, target (0:80) or period (2017-03).")] = "subject",
     controller: Annotated[str, typer.Option(help="Who asks on behalf of the person.")] = "desk",
     dataset: Annotated[str, typer.Option(help='Name of the data set, or "*".')] = "*",
     regulation: Annotated[str, typer.Option(help="gdpr, uk_gdpr, ccpa, other or internal.")] = "gdpr",
@@ -44,23 +45,38 @@ def add(
     as_json: Json = False,
 ) -> None:
     """File one request."""
+    more = {"controller": controller, "dataset": dataset, "regulation": regulation, "submitted_at": submitted}
+    more["priority"] = "expedite" if expedite else "normal"
+    filed, due = file_one(key=key, id_=id_, model=model, kind=kind, by=by, **more)
+    typer.echo(f"{filed.status} as {filed.ref[:12]}, due {due[:10]}")
+    last_line({**asdict(filed), "due_at": due}, as_json)
+
+
+def file_one(
+    *, key: str, id_: list[str], model: str, kind: str, by: str = DESK, submitted_at: str = "", **more: str
+) -> tuple[Filed, str]:
+    """What became of a request, and its due date.
+
+    Args:
+        key: The controller's own name of it.
+        id_: Classes, ids, ranges or periods.
+        model: The registered model.
+        kind: What the ids are of.
+        by: The role that files it.
+        submitted_at: When the person asked; now when empty.
+        **more: Further fields of a request, by name.
+
+    Raises:
+        UsageError: When it cannot be filed, with the reason.
+    """
     from unlearning.errors import DataError, UsageError
     from unlearning.ledger.events import moment
     from unlearning.ledger.filing import file_requests
     from unlearning.ledger.requests import request_from
 
     with opened(make=True) as found:
-        values = {
-            "key": key,
-            "ids": id_,
-            "model": model,
-            "kind": kind,
-            "controller": controller,
-            "dataset": dataset,
-            "regulation": regulation,
-            "submitted_at": submitted or moment(found.clock()),
-            "priority": "expedite" if expedite else "normal",
-        }
+        values = {"key": key, "ids": id_, "model": model, "kind": kind, "controller": "desk", **more}
+        values["submitted_at"] = submitted_at or moment(found.clock())
         try:
             request = request_from(values)
         except DataError as error:
@@ -68,9 +84,7 @@ def add(
         (filed,) = file_requests(found, [request], actor=by)
         if filed.reason:
             raise UsageError(f"the request was not filed: {filed.reason}")
-        due = next(iter(_rows(found, filed.ref)))["due_at"]
-    typer.echo(f"{filed.status} as {filed.ref[:12]}, due {due[:10]}")
-    last_line({**asdict(filed), "due_at": due}, as_json)
+        return filed, str(next(iter(_rows(found, filed.ref)))["due_at"])
 
 
 @requests.command(name="import")
@@ -100,6 +114,20 @@ def import_(
     last_line(asdict(report), as_json)
     if strict and report.rejected:
         raise typer.Exit(1)
+
+
+@requests.command()
+def intake(by: By = "intake", as_json: Json = False) -> None:
+    """Import what was dropped under requests/inbox/ in the object store; every batch begins with it, too."""
+    from unlearning.ledger.inbox import take_in, totals
+
+    with opened(make=True) as found:
+        drops = take_in(found, the_store(), actor=by)
+    typer.echo(totals(drops))
+    for one in drops:
+        if one.refused or one.rejected:
+            typer.echo(f"  {one.report}: {one.refused or f'{one.rejected} rejected'}")
+    last_line({"files": [asdict(one) for one in drops]}, as_json)
 
 
 @requests.command(name="list")

@@ -1,4 +1,6 @@
-"""A real PostgreSQL server of the tests' own."""
+"""A private PostgreSQL server on a socket, and databases on it."""
+
+from __future__ import annotations
 
 import os
 import shutil
@@ -9,22 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 
 
-@contextmanager
-def running() -> Iterator[str]:
-    """The address of a private server on a socket; the test is skipped where none is installed."""
+def can_serve() -> bool:
+    """Whether this machine has what `private_server` needs."""
     programs = [shutil.which("initdb"), shutil.which("postgres")]
-    if None in programs or (os.getuid() == 0 and not shutil.which("runuser")):
-        pytest.skip("there is no PostgreSQL server on this machine")
+    return None not in programs and (os.getuid() != 0 or bool(shutil.which("runuser")))
+
+
+@contextmanager
+def private_server() -> Iterator[str]:
+    """The address of a server that is started, and stopped at the end; it does not wait for the disk."""
     # Short, for a socket's path has 107 bytes; and not inside pytest's folder, which only its owner may enter.
     folder = Path(f"/tmp/unlearn-pg-{uuid.uuid4().hex[:8]}")
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
     data = str(folder / "data")
-    initdb, server = (str(Path(str(program)).resolve()) for program in programs)
+    initdb, server = (str(Path(str(shutil.which(name))).resolve()) for name in ("initdb", "postgres"))
     subprocess.run(
         [*_as_user(), initdb, "-D", data, "-A", "trust", "-U", "unlearn", "-E", "UTF8", "--no-sync"],
         check=True,
@@ -32,44 +36,45 @@ def running() -> Iterator[str]:
         cwd="/",
     )
     options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    process = subprocess.Popen(
+    running = subprocess.Popen(
         [*_as_user(), server, "-D", data, *options, "-c", "max_connections=100"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
     )
+    url = f"postgresql://unlearn@/postgres?host={folder}"
     try:
-        url = f"postgresql://unlearn@/postgres?host={folder}"
         _await(url)
         yield url
     finally:
         pid = (folder / "data" / "postmaster.pid").read_text().split()[0]
         subprocess.run(["kill", "-INT", pid], check=False)
-        process.wait(30)
+        running.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def database(server: str, template: str = "") -> Iterator[str]:
-    """The address of a new database of that server, empty or a copy of the template; it is dropped in the end."""
-    name = f"unlearn_{uuid.uuid4().hex[:12]}"
-    _run(server, f"CREATE DATABASE {name}{template and f' TEMPLATE {template}'}")
-    try:
-        yield str(sa.make_url(server).set(database=name).render_as_string(hide_password=False))
-    finally:
-        _run(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def driver(url: str) -> str:
-    """The address with the driver that is installed."""
-    return url.replace("postgresql:", "postgresql+psycopg:")
-
-
-def _run(server: str, statement: str) -> None:
+def run(server: str, statement: str) -> None:
+    """Runs a statement outside of any transaction."""
     engine = sa.create_engine(driver(server), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
+
+
+def database(server: str, name: str) -> str:
+    """The address of a database on a server."""
+    return str(sa.make_url(server).set(database=name).render_as_string(hide_password=False))
+
+
+@contextmanager
+def fresh(server: str, template: str = "") -> Iterator[str]:
+    """The address of a new database, empty or a copy of the template; it is dropped in the end."""
+    name = f"unlearn_{uuid.uuid4().hex[:12]}"
+    run(server, f"CREATE DATABASE {name}{template and f' TEMPLATE {template}'}")
+    try:
+        yield database(server, name)
+    finally:
+        run(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _as_user() -> list[str]:
@@ -79,13 +84,17 @@ def _as_user() -> list[str]:
 
 def _await(url: str) -> None:
     engine = sa.create_engine(driver(url))
-    until = time.monotonic() + 20
-    while True:
+    for attempt in range(200):
         try:
             with engine.connect():
                 break
         except sa.exc.OperationalError:
-            if time.monotonic() > until:
+            if attempt == 199:
                 raise
             time.sleep(0.1)
     engine.dispose()
+
+
+def driver(url: str) -> str:
+    """The address with the driver that is installed."""
+    return url.replace("postgresql:", "postgresql+psycopg:")

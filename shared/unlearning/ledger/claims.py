@@ -64,7 +64,7 @@ class Claim:
         state: "claimed", or "promoting" when it was taken over after the point of no return: reconcile first.
         model: Registered model.
         dataset: Data set, or "*".
-        kind: "class", "subject" or "sample".
+        kind: "class", "subject", "sample", "target" or "period".
         members: Root of the list of its requests.
         count: Their number.
         base: Digest of the model to start from, or "".
@@ -266,7 +266,7 @@ def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any
     """A batch whose lease has run out, or one of the owner that was started again."""
     table = tables.batches
     free = table.c.lease_until < now
-    query = sa.select(table).where(table.c.state.in_(_ACTIVE), sa.or_(free, table.c.owner == owner) if owner else free)
+    query = sa.select(table).where(tables.ACTIVE, sa.or_(free, table.c.owner == owner) if owner else free)
     if model:
         query = query.where(table.c.model == model)
     return connection.execute(query.order_by(table.c.lease_until).limit(1)).first()
@@ -274,7 +274,7 @@ def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any
 
 def _most_urgent(connection: sa.Connection, model: str) -> Any:
     table, batches = tables.requests, tables.batches
-    busy = set(connection.execute(sa.select(batches.c.model).where(batches.c.state.in_(_ACTIVE))).scalars())
+    busy = set(connection.execute(sa.select(batches.c.model).where(tables.ACTIVE)).scalars())
     query = sa.select(table.c.model, table.c.dataset, table.c.kind).where(table.c.state == PENDING)
     if model:
         if model in busy:

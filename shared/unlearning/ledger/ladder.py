@@ -54,6 +54,7 @@ def claim_next(
     settings: Mapping[str, Any] | None = None,
     ladder: Sequence[Step] = LADDER,
     reserve_days: float = RESERVE_DAYS,
+    cadence_days: float = 0.0,
     lease_seconds: float = LEASE_SECONDS,
     resume: bool = False,
 ) -> Try | None:
@@ -68,6 +69,7 @@ def claim_next(
         settings: As for `claim`; the rung and its step are added.
         ladder: The steps in their order.
         reserve_days: As `RESERVE_DAYS`.
+        cadence_days: Days until the next run. A batch that is due before that has this one try alone: the last rung.
         lease_seconds: As for `claim`.
         resume: As for `claim`.
     """
@@ -76,7 +78,8 @@ def claim_next(
     planned, rung = plan(ledger, model=model, limit=limit, base=base), 0
     if planned is not None:
         rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
-        if rung and planned.first_due < moment(ledger.clock() + timedelta(days=reserve_days)):
+        days = max(reserve_days, cadence_days) if rung else cadence_days
+        if days and planned.first_due < moment(ledger.clock() + timedelta(days=days)):
             rung = len(ladder) - 1
         if ladder[rung] == "bisect":
             limit = (len(planned.refs) + 1) // 2
@@ -108,14 +111,19 @@ def settings_of(ledger: Ledger, claim: Claim) -> dict[str, Any]:
 
 def rung_of(ledger: Ledger, model: str) -> int:
     """The rung that the pending requests about a model have reached: one above the highest that one of them failed."""
-    refused = ledger.events_of(model, "gated")
-    table, members = tables.requests, tables.members
-    pending = sa.select(table.c.ref).where(table.c.state == PENDING, table.c.model == model)
+    table, members, events, batches = tables.requests, tables.members, tables.events, tables.batches
+    waiting = (table.c.state == PENDING, table.c.model == model)
+    gated = sa.select(events.c.body).join(batches, batches.c.batch == events.c.batch)
+    gated = gated.where(sa.text("events.kind = 'gated'"), batches.c.model == model)  # as the index has it
     with ledger.reading() as connection:
-        for one in sorted(refused, key=lambda event: -int(event.content["rung"])):
-            query = sa.select(sa.literal(1)).where(members.c.root == one.content["members"], members.c.ref.in_(pending))
-            if connection.execute(query.limit(1)).first() is not None:
-                return int(one.content["rung"]) + 1
+        oldest = connection.execute(sa.select(sa.func.min(table.c.received_seq)).where(*waiting)).scalar()
+        if oldest is None:
+            return 0
+        bodies = connection.execute(gated.where(events.c.seq > oldest)).scalars()
+        for content in sorted(map(json.loads, bodies), key=lambda body: -int(body["rung"])):
+            inside = sa.select(members.c.ref).where(members.c.root == content["members"])
+            if connection.execute(sa.select(table.c.ref).where(*waiting, table.c.ref.in_(inside)).limit(1)).first():
+                return int(content["rung"]) + 1
     return 0
 
 

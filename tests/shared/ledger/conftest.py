@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support.postgres import database
+from support.postgres import fresh
 
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.requests import DeletionRequest, request_from
@@ -40,7 +40,7 @@ def lay_out(url: str) -> None:
 @pytest.fixture(scope="session")
 def laid_out_postgres(postgres: str) -> Iterator[str]:
     """The name of a database that others are copied from."""
-    with database(postgres) as url:
+    with fresh(postgres) as url:
         lay_out(url)
         yield str(sa.make_url(url).database)
 
@@ -64,7 +64,7 @@ def empty_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> I
     if dialect == "sqlite":
         yield f"sqlite:///{tmp_path}/empty.db"
         return
-    with database(request.getfixturevalue("postgres")) as url:
+    with fresh(request.getfixturevalue("postgres")) as url:
         yield url
 
 
@@ -75,7 +75,7 @@ def url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         shutil.copy(request.getfixturevalue("laid_out_sqlite"), tmp_path / "ledger.db")
         yield f"sqlite:///{tmp_path}/ledger.db"
         return
-    with database(request.getfixturevalue("postgres"), request.getfixturevalue("laid_out_postgres")) as url:
+    with fresh(request.getfixturevalue("postgres"), request.getfixturevalue("laid_out_postgres")) as url:
         yield url
 
 
