@@ -198,12 +198,19 @@ def optimise(
         for _ in range(epochs):
             for rows in permuted(len(samples), batch_size, generator):
                 optimiser.zero_grad(set_to_none=True)
-                if not at_once:
-                    at_once = rows_at_once(model, run, samples.batch(rows[:1])[0].to(device), batch_size)
                 total_loss = torch.zeros(1, dtype=torch.float64)
                 order: tuple[Tensor, Tensor] | None = None
-                for part in share(torch.arange(len(rows)), -(-len(rows) // (at_once * team().size))):
-                    inputs, targets = samples.batch(rows[part])
+                parts = share(torch.arange(len(rows)), -(-len(rows) // (at_once * team().size)) if at_once else 1)
+                fetched: tuple[Tensor, Tensor] | None = None
+                if not at_once:
+                    fetched = samples.batch(rows[parts[0]])
+                    one = fetched[0][: max(1, len(fetched[0]) // max(1, len(parts[0])))]
+                    at_once = rows_at_once(model, run, one.to(device), batch_size)
+                    if at_once * team().size < len(rows):
+                        parts = share(torch.arange(len(rows)), -(-len(rows) // (at_once * team().size)))
+                        fetched = None
+                for part in parts:
+                    inputs, targets = samples.batch(rows[part]) if fetched is None else fetched
                     inputs, targets = inputs.to(device), targets.to(device)
                     if augmentation != "none":
                         order = order or moves(len(rows), inputs.shape[2:], augmentation, generator)
