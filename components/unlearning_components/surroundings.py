@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unlearning.errors import DataError, UsageError
 from unlearning.methods import Facts
 from unlearning.settings import Settings
+from unlearning.speed import speed_from, using
 
 MOST_IDS_BYTES = 256 * 1024 * 1024
 SHARE = 1 << 33
@@ -48,9 +50,36 @@ def store() -> ObjectStore:
 
 @contextmanager
 def stage(run: str, name: str, *, began: float | None = None) -> Iterator[StageRun]:
-    """One stage's MLflow run inside the pipeline's; FAILED, as the pipeline's, when the body raises."""
-    with tracker().stage(run, name, began=began) as record:
-        yield record
+    """One stage's MLflow run inside the pipeline's; FAILED, as the pipeline's, when the body raises.
+
+    The switches of `UNLEARN_SPEED` are in force in the body. Where torchrun has started several processes, they are
+    connected in there, and the first one alone writes to MLflow.
+    """
+    with using(speed_from(Settings().speed)), _company() as rank:
+        if rank:
+            yield cast("StageRun", _Unheard())
+            return
+        with tracker().stage(run, name, began=began) as record:
+            yield record
+
+
+@contextmanager
+def _company() -> Iterator[int]:
+    """This process's number among those that torchrun has started, connected in here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield 0
+        return
+    from unlearning.processes import joined
+
+    with joined() as team:
+        yield team.rank
+
+
+class _Unheard:
+    """A stage's run of which nothing is written."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self if name == "pipeline" else lambda *_, **__: None
 
 
 def fetch_model(uri: str, into: Path) -> Bundle:
