@@ -40,7 +40,7 @@ def evaluate(
     from unlearning.models.bundle import read_bundle
     from unlearning_components.evaluations import evaluated
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of, stage
+    from unlearning_components.surroundings import fetch_manifest, outputs_of, overlap_of, stage
 
     with stage(run, "evaluate") as record:
         data = fetch_manifest(manifest)
@@ -54,7 +54,9 @@ def evaluate(
             forget_classes=read_rows(forget.path)[1]["forget_classes"],
             models={name: model.cpu() for name, model in models.items()},
         )
-        write_json(Path(evaluation.path, "evaluation.json"), done.content)
+        twice = overlap_of(folders["unlearned"], forget.path, retain.path, holdout.path, data)
+        done.metrics.update(twice)
+        write_json(Path(evaluation.path, "evaluation.json"), {**done.content, "metrics": done.metrics})
         for name, content in done.pictures.items():
             Path(evaluation.path, name).write_bytes(content)
             record.figure(f"figures/{name}", content)
