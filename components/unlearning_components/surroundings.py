@@ -445,6 +445,33 @@ def task_for(
     )
 
 
+def overlap_of(model: str, forget: str, retain: str, holdout: str, manifest: Manifest) -> dict[str, float]:
+    """Rows that are there twice, counted.
+
+    Args:
+        model: Folder of the unlearned model, whose scaling the inputs get.
+        forget: The selection's artifacts, as folders.
+        retain: Likewise.
+        holdout: Likewise.
+        manifest: The data set.
+
+    Raises:
+        DataError: When a row is in two of the sets.
+    """
+    import numpy as np
+
+    from unlearning.data.overlap import overlap
+    from unlearning.models.bundle import read_bundle
+
+    unseen = selected(holdout, manifest)
+    return overlap(
+        open_for(read_bundle(Path(model)).card, manifest),
+        selected(forget, manifest)["forget"],
+        selected(retain, manifest)["retain"],
+        np.concatenate([unseen["holdout_forget"], unseen["holdout_retain"]]),
+    )
+
+
 def has_model(folder: str) -> bool:
     """Whether a model artifact holds one: a retrained model is there only when it was asked for."""
     from unlearning.models.bundle import CARD
