@@ -201,6 +201,41 @@ def test_half_of_a_batch_is_served_while_the_rest_waits(
     assert batch["targets"] == ["one"]
 
 
+@pytest.mark.slow
+def test_every_rung_runs_its_own_stages_and_the_last_ends_the_obligation(place: Any, name: str, tmp_path: Path) -> None:
+    refs = [asked(name, one, "class", one) for one in ("one", "two")]
+    rungs = (
+        ("first", "unsir", 2),
+        ("stronger", "amnesiac", 2),
+        ("other_method", "negative_gradient_plus", 2),
+        ("bisect", "unsir", 1),
+        ("retrain", "retrain", 2),
+    )
+    short = {"unsir": SETTINGS}
+    every = dict.fromkeys(set(policy_for("classification", "class")) - {"weights_changed"}, "none")
+    for step, method, count in rungs:
+        batch = following(place, name, tmp_path / step, ladder={})
+        assert (batch["step"], batch["method"], batch["count"]) == (step, method, count)
+        chain: Chain = place.chain(
+            f"rung-{step}",
+            **{key: batch[key] for key in ("model", "method", "targets", "work")},
+            settings=short.get(method, {}),
+            policy=every if step == "retrain" else {**every, "weights_changed": {"low": 1e9}},
+        )
+        for stage in ("load_model", "select", "synthesize", "impair", "repair", "distill", "evaluate", "attack"):
+            chain.call(stage)
+        assert chain.call("gate") == ("pass" if step == "retrain" else "fail")
+        verdict = json.loads(Path(chain.artifacts["verdict"].path, "verdict.json").read_text())
+        unlearned = Path(chain.artifacts["unlearned"].path)
+        answer = end_batch(tmp_path / step, verdict, unlearned, run=chain.run, desk=tmp_path / f"{step}-desk")
+        if step != "retrain":
+            assert [state(ref) for ref in refs] == [("pending", "")] * 2, "held back, and never dropped"
+            assert place.registry.version(name, "champion").version == 1
+    assert answer == "closed"
+    assert [state(ref) for ref in refs] == [("closed", "erased_exact")] * 2
+    assert place.registry.version(name, "champion").version == 2
+
+
 def test_what_is_due_before_the_next_run_is_retrained_at_once(place: Any, name: str, tmp_path: Path) -> None:
     asked(name, "due", "class", "two")
     assert following(place, name, tmp_path / "batch", cadence_days=40.0)["method"] == "retrain"
