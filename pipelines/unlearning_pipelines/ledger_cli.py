@@ -306,6 +306,19 @@ def plan(
 
 
 @ledger.command()
+def free(
+    batch: Annotated[str, typer.Argument(help="A batch at work, as the status names it; its first 6 digits or more.")],
+    by: By = "operator",
+) -> None:
+    """Let the next run take a batch over at once, because the run that had it is dead."""
+    from unlearning.ledger.claims import expire
+
+    with opened() as found:
+        owner = expire(found, batch, actor=by)
+    typer.echo(f"batch {batch[:12]} is no longer {owner}'s: the next run goes on with it")
+
+
+@ledger.command()
 def rollback(
     model: Annotated[str, typer.Argument(help="The registered model.")],
     version: Annotated[int, typer.Argument(help="The version that is to serve again.", min=1)],

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from unlearning.ledger.certificate import PREFIX
 from unlearning.ledger.checking import check_certificate, ok
 from unlearning.ledger.events import moment
 from unlearning.ledger.exclusion import check, excluded
-from unlearning.ledger.filing import file_requests
+from unlearning.ledger.filing import cancel, file_requests
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.overview import find, list_requests
 from unlearning.ledger.requests import request_from
@@ -243,6 +244,41 @@ def test_half_of_a_batch_is_served_while_the_rest_waits(
     assert batch["targets"] == ["one"]
 
 
+@pytest.mark.slow
+def test_every_rung_runs_its_own_stages_and_the_last_ends_the_obligation(place: Any, name: str, tmp_path: Path) -> None:
+    refs = [asked(name, one, "class", one) for one in ("one", "two")]
+    rungs = (
+        ("first", "unsir", 2),
+        ("stronger", "amnesiac", 2),
+        ("other_method", "negative_gradient_plus", 2),
+        ("bisect", "unsir", 1),
+        ("retrain", "retrain", 2),
+    )
+    short = {"unsir": SETTINGS}
+    every = dict.fromkeys(set(policy_for("classification", "class")) - {"weights_changed"}, "none")
+    for step, method, count in rungs:
+        batch = following(place, name, tmp_path / step, ladder={})
+        assert (batch["step"], batch["method"], batch["count"]) == (step, method, count)
+        chain: Chain = place.chain(
+            f"rung-{step}",
+            **{key: batch[key] for key in ("model", "method", "targets", "work")},
+            settings=short.get(method, {}),
+            policy=every if step == "retrain" else {**every, "weights_changed": {"low": 1e9}},
+        )
+        for stage in ("load_model", "select", "synthesize", "impair", "repair", "distill", "evaluate", "attack"):
+            chain.call(stage)
+        assert chain.call("gate") == ("pass" if step == "retrain" else "fail")
+        verdict = json.loads(Path(chain.artifacts["verdict"].path, "verdict.json").read_text())
+        unlearned = Path(chain.artifacts["unlearned"].path)
+        answer = end_batch(tmp_path / step, verdict, unlearned, run=chain.run, desk=tmp_path / f"{step}-desk")
+        if step != "retrain":
+            assert [state(ref) for ref in refs] == [("pending", "")] * 2, "held back, and never dropped"
+            assert place.registry.version(name, "champion").version == 1
+    assert answer == "closed"
+    assert [state(ref) for ref in refs] == [("closed", "erased_exact")] * 2
+    assert place.registry.version(name, "champion").version == 2
+
+
 def test_what_is_due_before_the_next_run_is_retrained_at_once(place: Any, name: str, tmp_path: Path) -> None:
     asked(name, "due", "class", "two")
     assert following(place, name, tmp_path / "batch", cadence_days=40.0)["method"] == "retrain"
@@ -301,6 +337,28 @@ def test_ranges_of_values_are_forgotten_and_what_they_do_not_meet_is_closed_or_h
     again, every = asked(values_name, "again", "target", ":75"), asked(values_name, "all", "target", "0:1e9")
     assert next_batch(values_name, "diabetes", into=tmp_path / "next", **given) is None
     assert (state(again), state(every)[0]) == (("closed", "no_data_found"), "held")
+
+
+def test_a_period_is_claimed_and_one_that_the_data_cannot_tell_is_left_to_a_person(place: Any, tmp_path: Path) -> None:
+    start = datetime(2017, 1, 30, 5)
+    lines = [f"{start + timedelta(hours=step)},{step % 7},{step % 24}" for step in range(200)]
+    (tmp_path / "s.csv").write_text("\n".join(["date,load,heat", *lines]) + "\n")
+    source = f"windows:{tmp_path / 's.csv'}?target=heat&encoder=6&horizon=3"
+    (place.home / MARKER).write_text("{}")
+    train_model(name="heat", manifest=source, architecture="", arguments={}, recipe={"epochs": 1}, seed=0)
+    given = {"limit": 0, "lease_hours": 1.0, "seed": 0, "ladder": {}, "policies": {}, "owner": "run-heat"}
+    day = asked("heat", "day", "period", "2017-02-01")
+    batch = next_batch("heat", source, into=tmp_path / "batch", **given)
+    assert batch is not None
+    assert (batch["kind"], batch["targets"], batch["method"]) == ("period", ["2017-02-01"], "blindspot")
+    end_batch(tmp_path / "batch", FAILED, tmp_path, run="", desk=tmp_path / "desk")
+    assert state(day) == ("pending", "")
+    ledger = open_ledger()
+    cancel(ledger, day, "taken back", actor="desk")
+    ledger.close()
+    edge = asked("heat", "edge", "period", "2019")
+    assert next_batch("heat", source, into=tmp_path / "edge", **given) is None
+    assert state(edge)[0] == "held"
 
 
 @pytest.mark.parametrize("where", ["serve", "settle_batch", "seal"])
