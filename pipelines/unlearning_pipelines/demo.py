@@ -95,7 +95,9 @@ def show_result(result: Result) -> None:
     """The numbers that matter, and where to look next."""
     out, numbers = console(), result.metrics
     if not result.mlflow_run_id:
-        out.print("   nothing waited: no batch was made, no model trained, no version registered")
+        out.print(
+            f"   {'no batch was left to run' if result.deletions.get('requests') else 'nothing waited'}: no new version"
+        )
     if result.verdict:
         out.print(f"   {MARKS[result.verdict]}")
         for name, metric in (
@@ -135,8 +137,8 @@ def _show_deletions(result: Result, out: Console) -> None:
         out.print(f"   and {len(requests) - MOST_LINES} more: unlearn requests list")
     for one in found.get("at_work", []):
         until = f"{one['lease_until'][:16].replace('T', ' ')} UTC"
-        out.print(
-            f"   batch {one['batch'][:12]} is at work; if its run has died, the first run after {until} takes it over"
-        )
+        name = one["batch"][:12]
+        out.print(f"   batch {name} is at work; if its run is dead, a run after {until} goes on with it,")
+        out.print(f"   or the next one after: unlearn ledger free {name}")
     for certificate in found.get("certificates", []):
         out.print(f"   certificate  {certificate}")

@@ -57,6 +57,11 @@ def test_other_settings_and_another_batch_are_run(place: Any, capfd: Any) -> Non
     assert "synthesize was finished by an earlier run" in capfd.readouterr().out
 
 
+def test_a_batch_that_is_run_on_with_other_parameters_has_another_mlflow_run(place: Any) -> None:
+    first, second = (run_of(place, f"run-{rows}", "e" * 64, rows, STAGES[:1], retain_per_class=rows) for rows in (5, 6))
+    assert first.run != second.run
+
+
 def test_what_was_kept_and_is_damaged_is_not_used(place: Any) -> None:
     batch, part = "d" * 64, STAGES[:3]
     run_of(place, "whole", batch, 1, part)

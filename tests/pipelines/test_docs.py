@@ -127,7 +127,7 @@ def test_the_operators_commands_run_in_their_order(
     for words in page:
         ended = unlearn(*words)
         assert (ended.code, ended.err) == (0, ""), (words, ended)
-    assert {one["display_name"] for one in kubeflow.recurring} == {"delete-samples"}
+    assert {one["display_name"] for one in kubeflow.recurring} == {"delete-samples", "deletion-batch"}
     assert {one["service_account"] for one in (*kubeflow.runs, *kubeflow.recurring)} == {"unlearning-runner"}
     assert len(kubeflow.runs) == 2
 

@@ -1,9 +1,9 @@
 """Files dropped under a prefix of the object store: each is imported, reported on, and only then removed.
 
 A drop lies at `requests/inbox/CONTROLLER/MODEL/NAME`, and the folders fill in what its rows do not say; higher up, the
-rows name controller and model themselves. What ends in .json is one OpenDSR request. A report says what became of a
-file, by path and content, and is the mark that it was done: a run that is killed before does it again, which files
-nothing twice, and two runs that race file the same requests under the same names.
+rows name controller and model themselves. What ends in .json is one OpenDSR request. A report, named by the digests of
+a file's path and content, says what became of it, and is the mark that it was done: a run that is killed before does it
+again, which files nothing twice, and two runs that race file the same requests under the same names.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from unlearning.ledger import opendsr
 from unlearning.ledger.intake import import_file
 from unlearning.ledger.store import Ledger
 from unlearning.storage import ObjectStore
-from unlearning.storage.keys import relative
+from unlearning.storage.keys import checked_key, relative
 
 PREFIX = "requests/inbox"
 REPORTS = "requests/reports"
 UNFINISHED = (".part", ".tmp")
 """Ends of names that are left alone: somebody still writes there."""
+FORMS = (".jsonl", ".ndjson", ".csv", ".parquet", ".json")
+"""Ends of names that are read."""
 _FOLDERS = ("controller", "model")
 
 
@@ -34,7 +36,7 @@ class Drop:
     """What became of a dropped file.
 
     Attributes:
-        report: Key of its report.
+        report: Key of its report; empty for a name that no store can keep.
         accepted: Requests that are new; 1 for an OpenDSR request that was taken in, also again.
         repeated: Rows that were filed before.
         rejected: Rows that were not filed; the report has their lines and reasons.
@@ -69,20 +71,29 @@ def waiting(store: ObjectStore) -> bool:
 
 
 def _taken(ledger: Ledger, store: ObjectStore, key: str, actor: str) -> Drop | None:
-    if key.endswith(UNFINISHED):
+    if key.endswith(UNFINISHED) or key == PREFIX:
         return None
+    try:
+        checked_key(key)
+    except StorageError:
+        return Drop("", refused="a file's name has characters or parts that no key may have: name it otherwise")
+    name = relative(key, PREFIX)
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
-        path = Path(folder, f"drop{PurePosixPath(key).suffix}")
+        suffix = PurePosixPath(name).suffix.lower()
+        path = Path(folder, f"drop{suffix if suffix in FORMS else ''}")
         if (digest := _fetched(store, key, path)) is None:
             return None
-        report = f"{REPORTS}/{relative(key, PREFIX)}.{digest[:16]}.json"
+        report = f"{REPORTS}/{hashlib.sha256(name.encode()).hexdigest()[:16]}-{digest[:16]}.json"
         made: Drop | None = None
         if store.exists(report):
             refused = str(json.loads(store.get(report))["refused"])
         else:
-            made, rejects = _filed(ledger, path, key, report, actor)
+            made, rejects = _filed(ledger, path, name, report, actor)
             refused = made.refused
-            store.create(report, json.dumps({**asdict(made), "rejects": rejects}, indent=1, sort_keys=True).encode())
+            store.create(
+                report,
+                json.dumps({"file": name, **asdict(made), "rejects": rejects}, indent=1, sort_keys=True).encode(),
+            )
         # Its folder could hold more under the same name, and somebody may have written over it meanwhile.
         again = Path(folder, "again")
         if not refused and list(store.keys(key)) == [key] and _fetched(store, key, again) == digest:
@@ -90,10 +101,9 @@ def _taken(ledger: Ledger, store: ObjectStore, key: str, actor: str) -> Drop | N
         return made
 
 
-def _filed(ledger: Ledger, path: Path, key: str, report: str, actor: str) -> tuple[Drop, list[dict[str, Any]]]:
+def _filed(ledger: Ledger, path: Path, name: str, report: str, actor: str) -> tuple[Drop, list[dict[str, Any]]]:
     """What became of a file's rows, and those that were rejected."""
-    inside = PurePosixPath(relative(key, PREFIX)).parent.parts
-    given = dict(zip(_FOLDERS, inside, strict=False))
+    given = dict(zip(_FOLDERS, PurePosixPath(name).parent.parts, strict=False))
     try:
         if path.suffix == ".json":
             return _answered(ledger, path, given, report, actor), []

@@ -7,7 +7,7 @@ import pytest
 from support.claimers import race
 
 from unlearning.errors import UsageError
-from unlearning.ledger.claims import Claim, ClaimLostError, batch_members, claim, dissolve, plan, renew
+from unlearning.ledger.claims import Claim, ClaimLostError, batch_members, claim, dissolve, expire, plan, renew
 from unlearning.ledger.events import digest_of
 from unlearning.ledger.filing import cancel, close, deny, file_requests, hold, not_found, release
 from unlearning.ledger.merkle import root_of_refs
@@ -167,6 +167,24 @@ def test_a_process_that_is_started_again_goes_on_with_its_own_batch_and_the_old_
     with pytest.raises(ClaimLostError, match="taken over"):
         begin(ledger, first, Version(DIGESTS[0], "", "1"))
     serve(ledger, again, DIGESTS[0])
+    assert verify(ledger) == []
+
+
+def test_a_batch_whose_run_is_dead_is_freed_and_taken_over_at_once(ledger: Ledger, request_of: Make) -> None:
+    file(ledger, request_of(1))
+    first = got(claim(ledger, owner="dead"))
+    assert claim(ledger, owner="next") is None
+    for wrong in (first.batch[:5], "f" * 64, "../etc"):
+        with pytest.raises(UsageError):
+            expire(ledger, wrong, actor="operator")
+    assert expire(ledger, first.batch[:12], actor="operator") == "dead"
+    second = got(claim(ledger, owner="next"))
+    assert second.batch == first.batch
+    with pytest.raises(ClaimLostError, match="taken over by next"):
+        dissolve(ledger, first, "it was not dead")
+    dissolve(ledger, second, "given back")
+    with pytest.raises(UsageError, match="no batch at work"):
+        expire(ledger, first.batch, actor="operator")
     assert verify(ledger) == []
 
 

@@ -77,7 +77,9 @@ def test_an_opendsr_request_is_taken_in_and_answered_without_its_identities(ledg
     store.put(f"{WHERE}/ask.json", json.dumps(asked).encode())
     store.put(f"{WHERE}/bad.json", b'{"regulation": "none"}')
     store.put(f"{PREFIX}/lost.json", json.dumps(asked).encode())
-    by_name = {Path(one.report).name.split(".")[0]: one for one in take_in(ledger, store, actor="intake")}
+    by_name = {
+        Path(json.loads(store.get(one.report))["file"]).stem: one for one in take_in(ledger, store, actor="intake")
+    }
     assert by_name["ask"].answer["status"] == 201
     assert by_name["ask"].answer["subject_request_id"] == asked["subject_request_id"]
     assert by_name["bad"].answer["status"] == 400
@@ -121,6 +123,43 @@ def test_what_is_written_over_a_drop_meanwhile_is_not_removed(
     take_in(ledger, store, actor="intake")
     assert not waiting(store)
     assert len(list(list_requests(ledger))) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evidence/x.jsonl",
+        "a//b.jsonl",
+        "./a.jsonl",
+        "a\\b.jsonl",
+        "a\nb.jsonl",
+        f"{'n' * 300}.jsonl",
+        ".writing-x/a.jsonl",
+    ],
+)
+def test_a_hostile_name_stops_nothing_and_nothing_is_written_by_it(
+    ledger: Ledger, store: FolderStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store.put(f"{WHERE}/good.jsonl", lines(GOOD))
+    real, before = store.keys, set(store.keys())
+    monkeypatch.setattr(store, "keys", lambda prefix="": [f"{PREFIX}/{name}", *real(prefix)])
+    bad, good = take_in(ledger, store, actor="intake")
+    monkeypatch.undo()
+    assert (bad.report, good.accepted) == ("", 1)
+    assert "name it otherwise" in bad.refused
+    written = set(store.keys()) - before
+    assert {key.rpartition("/")[0] for key in written} == {"requests", REPORTS}
+
+
+@pytest.mark.parametrize("name", ["<script>.csv", "=cmd|' !A0.csv", "%2e%2e%2fx.csv", "a\u202eb.csv", "user-17.csv"])
+def test_a_drop_with_any_other_name_is_read_and_its_report_is_named_by_digests(
+    ledger: Ledger, store: FolderStore, name: str
+) -> None:
+    store.put(f"{WHERE}/{name}", b"key,kind,ids\n1,subject,u\n")
+    (one,) = take_in(ledger, store, actor="intake")
+    assert one.accepted == 1
+    assert not waiting(store)
+    assert set(one.report.removeprefix(f"{REPORTS}/").removesuffix(".json")) <= set("0123456789abcdef-")
 
 
 @pytest.mark.parametrize("at", ["create", "delete"])
