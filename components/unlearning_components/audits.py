@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unlearning import __version__
 from unlearning.attacks.lira import Audit, audit_by_shadow, lira_scores, taught
@@ -25,6 +26,7 @@ from unlearning.methods import METHODS
 from unlearning.methods.apply import unlearn
 from unlearning.models.bundle import load_bundle
 from unlearning.policy.gates import shadows_in
+from unlearning.processes import by_each, team
 from unlearning.progress import Lines
 from unlearning.references import rows_digest
 from unlearning.reporting.audit_figures import relearning_curves
@@ -174,11 +176,13 @@ def _shadows(
         if kept.exists(key)
         else Audit(seed=seed, rows=len(candidates), planned=planned, confidences={})
     )
-    for shadow in record.missing:
+
+    def losses_of(shadow: int) -> NDArray[Any]:
+        """Of every candidate under a shadow that unlearned its half."""
         print(f"shadow model {shadow + 1} of {planned}", flush=True)
         seen = Rows(candidates, torch.from_numpy(np.flatnonzero(taught(len(candidates), shadow, seed=seed))))
         whole = replace(task, retain=Joined(sets["retain.train"], seen), forget_classes=())
-        recipe = dict(card.recipe)
+        recipe = dict(card.recipe or {})
         before = unlearn(task.blank(seed), whole, name="retrain", recipe=recipe, seed=seed + 1 + shadow).model
         after = unlearn(
             before,
@@ -188,8 +192,15 @@ def _shadows(
             recipe=recipe,
             seed=seed + 1 + shadow,
         ).model
-        record = record.with_shadow(shadow, cross_entropy(predict(after, candidates), candidates.targets))
-        kept.put(key, record.to_json().encode())
+        return cross_entropy(predict(after, candidates), candidates.targets)
+
+    at_once = team().size
+    for first in range(0, len(missing := record.missing), at_once):  # each process makes one, then they are kept
+        some = missing[first : first + at_once]
+        for shadow, losses in zip(some, by_each(some, losses_of), strict=True):
+            record = record.with_shadow(shadow, losses)
+        if team().rank == 0:
+            kept.put(key, record.to_json().encode())
     scores = lira_scores(record, cross_entropy(predict(unlearned, candidates), candidates.targets))
     ours = population_attack(-scores[:half], -scores[half:])
     over = audit_by_shadow(record).tolist()

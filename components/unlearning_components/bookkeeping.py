@@ -22,7 +22,7 @@ from unlearning.ledger.inbox import take_in, totals, waiting
 from unlearning.ledger.ladder import Try, claim_next, set_aside, turn_away
 from unlearning.ledger.opening import has_ledger, open_ledger
 from unlearning.ledger.overview import waits
-from unlearning.ledger.promotion import Version
+from unlearning.ledger.promotion import Version, standing
 from unlearning.ledger.segments import seal
 from unlearning.ledger.serving import base_of, heal, serve
 from unlearning.ledger.settlement import is_settled, prepare, settle_batch
@@ -198,7 +198,7 @@ def is_governed(name: str) -> bool:
         return False
     ledger = open_ledger()
     try:
-        return bool(ledger.events_of(name, "promoting"))
+        return bool((known := standing(ledger, name)).expected or known.open_batch)
     finally:
         ledger.close()
 
@@ -384,7 +384,7 @@ def _sweep(ledger: Ledger, objects: ObjectStore, actor: str) -> None:
 
     sweep(ledger, objects, actor=actor)
     with ledger.reading() as connection:
-        query = sa.select(tables.batches.c.batch).where(tables.batches.c.state.in_(("claimed", "promoting")))
+        query = sa.select(tables.batches.c.batch).where(tables.ACTIVE)
         working = set(connection.execute(query).scalars())
     for key in list(objects.keys(IDS)):
         if key.rsplit("/", 1)[1].removesuffix(".txt") not in working:

@@ -41,7 +41,7 @@ def evaluate(
     from unlearning_components.completions import stage_once
     from unlearning_components.evaluations import evaluated
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of
+    from unlearning_components.surroundings import fetch_manifest, outputs_of, overlap_of
 
     given = {"manifest": manifest}
     with stage_once(
@@ -64,7 +64,9 @@ def evaluate(
             forget_classes=read_rows(forget.path)[1]["forget_classes"],
             models={name: model.cpu() for name, model in models.items()},
         )
-        write_json(Path(evaluation.path, "evaluation.json"), done.content)
+        twice = overlap_of(folders["unlearned"], forget.path, retain.path, holdout.path, data)
+        done.metrics.update(twice)
+        write_json(Path(evaluation.path, "evaluation.json"), {**done.content, "metrics": done.metrics})
         for name, content in done.pictures.items():
             Path(evaluation.path, name).write_bytes(content)
             record.figure(f"figures/{name}", content)

@@ -14,7 +14,7 @@ from unlearning.attacks.residual import residual_attacks
 from unlearning.config import as_plain
 from unlearning.data.manifest import DataCard
 from unlearning.metrics.calibration import expected_calibration_error
-from unlearning.metrics.change import diagnose
+from unlearning.metrics.change import NO_REFERENCE, STILL, diagnose
 from unlearning.metrics.classification import Outputs, compare_classifiers, weights_changed
 from unlearning.metrics.distance import layer_distances
 from unlearning.metrics.features import output_layer
@@ -59,6 +59,8 @@ def evaluated(
     """
     weights = {name: {key: w.detach() for key, w in network.named_parameters()} for name, network in models.items()}
     moved = weights_changed(weights["original"], weights["unlearned"])
+    same = "retrained" in weights and _alike(weights["original"], weights["retrained"])
+    doubts = [as_plain(NO_REFERENCE)] if same else []
     if card.task == "regression":
         report = compare_regressors(outputs, quantiles=quantiles_of(card))
         metrics = {**report.metrics, "weights_changed": moved}
@@ -80,7 +82,7 @@ def evaluated(
             "bins": {model: [as_plain(one) for one in bins] for model, bins in report.bins.items()},
             "unit": unit,
             "per_class": [],
-            "findings": [],
+            "findings": doubts,
         }
         return Evaluated(content=content, metrics=metrics, pictures=pictures)
     measured = compare_classifiers(outputs, classes=data.classes, forget_classes=forget_classes)
@@ -111,11 +113,17 @@ def evaluated(
         )
     pictures |= _inside(models, outputs)
     return Evaluated(
-        content={**as_plain(measured), "findings": [as_plain(finding) for finding in found]},
+        content={**as_plain(measured), "findings": doubts + [as_plain(finding) for finding in found]},
         metrics=measured.metrics,
         pictures=pictures,
         confusion=measured.confusion["unlearned"],
     )
+
+
+def _alike(original: Mapping[str, torch.Tensor], retrained: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a model that was given as the retrained one is the original."""
+    fits = original.keys() == retrained.keys() and all(w.shape == retrained[name].shape for name, w in original.items())
+    return fits and weights_changed(original, retrained) < STILL
 
 
 def _inside(models: Mapping[str, nn.Module], outputs: Mapping[str, Mapping[str, Outputs]]) -> dict[str, bytes]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unlearning.errors import DataError, UsageError
 from unlearning.methods import Facts
 from unlearning.settings import Settings
+from unlearning.speed import speed_from, using
 
 MOST_IDS_BYTES = 256 * 1024 * 1024
 SHARE = 1 << 33
@@ -48,9 +50,36 @@ def store() -> ObjectStore:
 
 @contextmanager
 def stage(run: str, name: str, *, began: float | None = None) -> Iterator[StageRun]:
-    """One stage's MLflow run inside the pipeline's; FAILED, as the pipeline's, when the body raises."""
-    with tracker().stage(run, name, began=began) as record:
-        yield record
+    """One stage's MLflow run inside the pipeline's; FAILED, as the pipeline's, when the body raises.
+
+    The switches of `UNLEARN_SPEED` are in force in the body. Where torchrun has started several processes, they are
+    connected in there, and the first one alone writes to MLflow.
+    """
+    with using(speed_from(Settings().speed)), _company() as rank:
+        if rank:
+            yield cast("StageRun", _Unheard())
+            return
+        with tracker().stage(run, name, began=began) as record:
+            yield record
+
+
+@contextmanager
+def _company() -> Iterator[int]:
+    """This process's number among those that torchrun has started, connected in here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield 0
+        return
+    from unlearning.processes import joined
+
+    with joined() as team:
+        yield team.rank
+
+
+class _Unheard:
+    """A stage's run of which nothing is written."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self if name == "pipeline" else lambda *_, **__: None
 
 
 def fetch_model(uri: str, into: Path) -> Bundle:
@@ -291,7 +320,10 @@ def rows_for(
         name for name in (manifest.card.classes[index] for index in chosen.forget_classes) if name in card.forgotten
     ]
     if again:
-        raise UsageError(f"the model has already forgotten {', '.join(again)}: nothing to do for them")
+        raise UsageError(
+            f"the model has already forgotten {', '.join(again)}: name others with forget=..., or begin with an older "
+            "version by model=models:/NAME/VERSION"
+        )
     gone = [manifest.card.classes.index(name) for name in card.forgotten]
     before = forgotten_before(card, manifest)
     targets_of = manifest.targets()
@@ -410,6 +442,33 @@ def task_for(
             for part, rows in there.items()
             if samples is not None and len(rows)
         },
+    )
+
+
+def overlap_of(model: str, forget: str, retain: str, holdout: str, manifest: Manifest) -> dict[str, float]:
+    """Rows that are there twice, counted.
+
+    Args:
+        model: Folder of the unlearned model, whose scaling the inputs get.
+        forget: The selection's artifacts, as folders.
+        retain: Likewise.
+        holdout: Likewise.
+        manifest: The data set.
+
+    Raises:
+        DataError: When a row is in two of the sets.
+    """
+    import numpy as np
+
+    from unlearning.data.overlap import overlap
+    from unlearning.models.bundle import read_bundle
+
+    unseen = selected(holdout, manifest)
+    return overlap(
+        open_for(read_bundle(Path(model)).card, manifest),
+        selected(forget, manifest)["forget"],
+        selected(retain, manifest)["retain"],
+        np.concatenate([unseen["holdout_forget"], unseen["holdout_retain"]]),
     )
 
 

@@ -293,7 +293,7 @@ def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any
     """A batch whose lease has run out, or one of the owner that was started again."""
     table = tables.batches
     free = table.c.lease_until < now
-    query = sa.select(table).where(table.c.state.in_(_ACTIVE), sa.or_(free, table.c.owner == owner) if owner else free)
+    query = sa.select(table).where(tables.ACTIVE, sa.or_(free, table.c.owner == owner) if owner else free)
     if model:
         query = query.where(table.c.model == model)
     return connection.execute(query.order_by(table.c.lease_until).limit(1)).first()
@@ -301,7 +301,7 @@ def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any
 
 def _most_urgent(connection: sa.Connection, model: str) -> Any:
     table, batches = tables.requests, tables.batches
-    busy = set(connection.execute(sa.select(batches.c.model).where(batches.c.state.in_(_ACTIVE))).scalars())
+    busy = set(connection.execute(sa.select(batches.c.model).where(tables.ACTIVE)).scalars())
     query = sa.select(table.c.model, table.c.dataset, table.c.kind).where(table.c.state == PENDING)
     if model:
         if model in busy:

@@ -59,6 +59,9 @@ EFFECTS: dict[str, Effect] = {
     "purged": Effect(ENDED),
     "restored": Effect(STATES),
     "alarmed": Effect(STATES),
+    "retested": Effect(STATES),
+    "eroded": Effect(STATES),
+    "retired": Effect(STATES),
     "imported": Effect(()),
 }
 BATCH_STATES = {

@@ -77,9 +77,7 @@ def status(ledger: Ledger, *, days: float = 7) -> Status:
         extended = connection.execute(
             sa.select(sa.func.count()).select_from(table).where(table.c.extended.is_(True), waiting)
         ).scalar_one()
-        active = connection.execute(
-            sa.select(tables.batches).where(tables.batches.c.state.in_(("claimed", "promoting"))).order_by("model")
-        ).all()
+        active = connection.execute(sa.select(tables.batches).where(tables.ACTIVE).order_by("model")).all()
         settled = connection.execute(
             sa.select(sa.func.max(tables.batches.c.changed_at)).where(tables.batches.c.state == "settled")
         ).scalar()

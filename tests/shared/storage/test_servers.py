@@ -8,20 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from support.s3 import require_conditions
+from support.s3 import client, require_conditions
 from support.tls import certificate
 
 from unlearning.errors import StorageError
 from unlearning.settings import Settings
 from unlearning.storage import open_store
 from unlearning.storage import s3 as module
-
-
-def client() -> Any:
-    return boto3.session.Session().client("s3")
 
 
 @pytest.fixture(autouse=True)
