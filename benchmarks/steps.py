@@ -57,6 +57,7 @@ from unlearning.methods.pseudo_images import PseudoGenerator, balance, barrier, 
 from unlearning.methods.task import Task
 from unlearning.models.architectures import build
 from unlearning.progress import Progress
+from unlearning.speed import in_force, speed_from, using
 from unlearning.training import build_seeded, generator
 
 Work = Callable[[], object]
@@ -69,6 +70,8 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int], int, int]] = {
     "lenet5": ({}, (1, 28, 28), 256, 2),
     "allcnn": ({"width": 0.25}, (1, 28, 28), 64, 1),
     "resnet20": ({}, (3, 32, 32), 32, 1),
+    "resnet18": ({"stem": "small"}, (3, 32, 32), 8, 1),
+    "vit_small": ({}, (3, 32, 32), 32, 1),
 }
 """Arguments, input shape, rows in a batch, and pairs in a round: the shorter a step, the more of them."""
 NOTES = (
@@ -82,8 +85,8 @@ NOTES = (
     'count as needed in "with looks"; "plain" in the JSON is the ratio to the training step alone.',
     "fisher takes no step. Its unit is a backward pass for each row and class, one row at a time, as published; "
     '"plain" is the ratio to the same passes over all rows of a batch together, which yields sums and no squares.',
-    "The cycle of gated transfer can cost less than its needs: its images come channels last, which a bare step's do "
-    "not.",
+    "Bare steps and forward passes are in the order of memory that the loops use: channels last, unless --speed says "
+    "otherwise.",
 )
 
 
@@ -246,11 +249,20 @@ class Bench:
     def images(self, rows: int) -> Tensor:
         return torch.randn(rows, *self.shape, generator=torch.Generator().manual_seed(rows))
 
+    def ordered(self, rows: int) -> tuple[nn.Module, Tensor]:
+        """A network and images in the order of memory that the loops use: the bare step is as fast as theirs."""
+        model, images = self.blank(1), self.images(rows)
+        if in_force().channels_last:
+            model.to(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
+        return model, images
+
     def step(self, rows: int) -> Work:
         """The bare step on so many rows."""
-        model = self.blank(1).train()
+        model, inputs = self.ordered(rows)
+        model.train()
         adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-        inputs, targets = self.images(rows), torch.arange(rows) % CLASSES
+        targets = torch.arange(rows) % CLASSES
 
         def run() -> None:
             adam.zero_grad(set_to_none=True)
@@ -551,7 +563,8 @@ def cycle(bench: Bench) -> Iterator[Line]:
     third = config.student_steps / 3
     needed = {"three steps": third, "generator step": 1.0, "images": 1.0}
     formula = f"{config.student_steps} bare steps, a generator step, generator and teacher once more"
-    yield "S4", "cycle", pairs.line(needed, target=1.20, formula=formula)
+    step_ms = round(_ms(_windows(pairs.times["three steps"], 1)) / 3, 3)
+    yield "S4", "cycle", pairs.line(needed, target=1.20, formula=formula, step_ms=step_ms)
     naive = pairs.line({"three naive steps": third, "generator step": 1.0}, target=1.0, formula="")
     yield (
         "S4",
@@ -603,13 +616,19 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default="lenet5,allcnn,resnet20")
     parser.add_argument("--methods", default=",".join(MEASURES))
     parser.add_argument(
         "--rounds", type=int, default=6, help="pairs of an update and its reference; twice as many for LeNet-5"
     )
+    parser.add_argument("--speed", default="", help="switches of unlearning.speed, such as channels_last=false")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    with using(speed_from(asked.speed)):
+        measure(parser, asked)
+
+
+def measure(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
     networks, methods = asked.networks.split(","), asked.methods.split(",")
     for names, known in ((networks, NETWORKS), (methods, MEASURES)):
         if unknown := [name for name in names if name not in known]:
@@ -626,7 +645,15 @@ def main() -> None:
                 lines[-1]["batch"] = bench.batch
                 texts.append(json.dumps(lines[-1]))
                 print(texts[-1], flush=True)
-    texts.append(json.dumps({**machine(), "cpu_s": round(time.process_time(), 1)}))
+    texts.append(
+        json.dumps(
+            {
+                **machine(),
+                "cpu_s": round(time.process_time(), 1),
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }
+        )
+    )
     print(texts[-1])
     head = ("", "method", "part", "network", "ratio", "target", "", "quartiles", "wall", "update ms", "needed ms")
     print("\n{:2} {:22} {:18} {:9} {:>6} {:>6} {:4} {:>13} {:>6} {:>10} {:>10}".format(*head))

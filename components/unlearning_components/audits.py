@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unlearning import __version__
 from unlearning.attacks.lira import Audit, audit_by_shadow, lira_scores, taught
@@ -25,12 +27,13 @@ from unlearning.methods import METHODS
 from unlearning.methods.apply import unlearn
 from unlearning.models.bundle import load_bundle
 from unlearning.policy.gates import shadows_in
+from unlearning.processes import by_each, team
 from unlearning.progress import Lines
 from unlearning.references import rows_digest
 from unlearning.reporting.audit_figures import relearning_curves
 from unlearning.reporting.figures import noise_pictures
 from unlearning.training import best_device, generator, predict
-from unlearning_components.surroundings import fetch_manifest, open_for, store, subset, task_for
+from unlearning_components.surroundings import fetch_manifest, further_references, open_for, store, subset, task_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +81,10 @@ def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int
     if gone:
         sets["forget.test"] = subset(samples, holdout, "holdout_forget", data)
     models = {name: network.to(best_device()) for name, (network, _) in loaded.items()}
-    report = attack_all(models, sets, card=card, gone=gone, seed=seed)
+    with TemporaryDirectory() as folder:
+        further = further_references(str(folders["retrained"]), data, Path(folder))
+        references = [load_bundle(Path(one))[0].to(best_device()) for one in further.values()]
+    report = attack_all(models, sets, card=card, gone=gone, seed=seed, references=references)
     metrics, errors = dict(report.metrics), dict(report.standard_errors)
     asked = [as_plain(one) for one in report.asked]
     if planned := shadows_in(how):
@@ -103,7 +109,13 @@ def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int
 
 
 def attack_all(
-    models: Mapping[str, nn.Module], sets: Mapping[str, Samples], *, card: ModelCard, gone: tuple[int, ...], seed: int
+    models: Mapping[str, nn.Module],
+    sets: Mapping[str, Samples],
+    *,
+    card: ModelCard,
+    gone: tuple[int, ...],
+    seed: int,
+    references: Sequence[nn.Module] = (),
 ) -> AuditReport:
     """`unlearning.audit.audit` with errors that name what to do."""
     try:
@@ -115,6 +127,7 @@ def attack_all(
             input_shape=card.input_shape,
             config=AuditConfig(),
             seed=seed,
+            references=references,
             progress=Lines(),
         )
     except ValueError as error:
@@ -174,11 +187,13 @@ def _shadows(
         if kept.exists(key)
         else Audit(seed=seed, rows=len(candidates), planned=planned, confidences={})
     )
-    for shadow in record.missing:
+
+    def losses_of(shadow: int) -> NDArray[Any]:
+        """Of every candidate under a shadow that unlearned its half."""
         print(f"shadow model {shadow + 1} of {planned}", flush=True)
         seen = Rows(candidates, torch.from_numpy(np.flatnonzero(taught(len(candidates), shadow, seed=seed))))
         whole = replace(task, retain=Joined(sets["retain.train"], seen), forget_classes=())
-        recipe = dict(card.recipe)
+        recipe = dict(card.recipe or {})
         before = unlearn(task.blank(seed), whole, name="retrain", recipe=recipe, seed=seed + 1 + shadow).model
         after = unlearn(
             before,
@@ -188,8 +203,15 @@ def _shadows(
             recipe=recipe,
             seed=seed + 1 + shadow,
         ).model
-        record = record.with_shadow(shadow, cross_entropy(predict(after, candidates), candidates.targets))
-        kept.put(key, record.to_json().encode())
+        return cross_entropy(predict(after, candidates), candidates.targets)
+
+    at_once = team().size
+    for first in range(0, len(missing := record.missing), at_once):  # each process makes one, then they are kept
+        some = missing[first : first + at_once]
+        for shadow, losses in zip(some, by_each(some, losses_of), strict=True):
+            record = record.with_shadow(shadow, losses)
+        if team().rank == 0:
+            kept.put(key, record.to_json().encode())
     scores = lira_scores(record, cross_entropy(predict(unlearned, candidates), candidates.targets))
     ours = population_attack(-scores[:half], -scores[half:])
     over = audit_by_shadow(record).tolist()

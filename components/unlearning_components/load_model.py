@@ -76,9 +76,11 @@ def load_model(
         "seed": seed,
         **({"forget": targets} if request in SPOKEN else {}),
     }
+    named = ", ".join(map(str, targets)) if request in SPOKEN else ""
+    shown = " ".join(filter(None, (pipeline, named if len(named) <= 40 else f"{named[:39]}…", method)))
     tags = {"unlearning.pipeline": pipeline, JOB: job, **({WORK: work} if work else {})}
     key = f"batch/{work.partition(':')[0]}/{digest_of(parameters)[:12]}" if work else job
-    run = runs.open_run(pipeline, key, parameters, tags)
+    run = runs.open_run(shown, key, parameters, tags)
     print(f"tracked as MLflow run {run}")
     with stage(run, "load_model", began=began) as record:
         record.params({"architecture": bundle.card.architecture, "digest": bundle.digest})

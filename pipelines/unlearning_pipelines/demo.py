@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
+from unlearning.policy.overlaps import warnings
 from unlearning.reporting.wording import amount
 from unlearning_components.surroundings import fetch_model, tracker
 from unlearning_pipelines.certificate_cli import verify_certificate
@@ -112,6 +113,8 @@ def show_result(result: Result) -> None:
         attack = "residual" if "retain_mae.test.unlearned" in numbers else "entropy"
         auc = numbers[f"membership_auc.{attack}.forget.unlearned"]
         out.print(f"   membership attack (0.5: blind)                {auc:.2f}")
+        for sentence in warnings(numbers):
+            out.print(f"   [yellow]note[/]  {sentence}")
     elif result.summary:
         text = Path(result.summary).read_text()
         out.print(Markdown(text) if out.is_terminal else text, markup=False)

@@ -46,7 +46,13 @@ class LocalRun:
 
 
 def run_locally(
-    pipeline: str, arguments: Mapping[str, Any], *, root: Path, on_stage: OnStage, on_run: OnRun | None = None
+    pipeline: str,
+    arguments: Mapping[str, Any],
+    *,
+    root: Path,
+    on_stage: OnStage,
+    on_run: OnRun | None = None,
+    warm: bool = True,
 ) -> LocalRun:
     """Run a pipeline to its end, one stage after the other.
 
@@ -56,11 +62,13 @@ def run_locally(
         root: Where KFP keeps the run's artifacts, and the log `<number>.log`.
         on_stage: Told of every stage that starts and ends.
         on_run: Told of the MLflow run.
+        warm: Whether stages are forked from a process that has imported what they import, where that is possible.
     """
     root.mkdir(parents=True, exist_ok=True)
     log = next(path for number in range(1, 10**6) if not (path := root / f"run-{number}.log").exists())
     results = log.with_suffix(".json")
     command = [sys.executable, "-m", "unlearning_pipelines.local", pipeline, json.dumps(dict(arguments)), str(results)]
+    command += ["warm"] if warm else []
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     mlflow_run, error, stage = "", None, ""
     with (
@@ -117,12 +125,15 @@ def _cause(returncode: int) -> str:
 
 
 def main() -> None:
-    """The run itself: KFP's local runner in this process, a subprocess for each stage."""
+    """The run itself: KFP's local runner in this process, a process for each stage."""
     pipeline, arguments, results = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
     from kfp import components, local
 
+    from unlearning_pipelines import warm
     from unlearning_pipelines.catalogue import PIPELINES
 
+    if sys.argv[4:] == ["warm"] and warm.possible():
+        warm.installed(warm.Warm())
     sys.executable = shlex.quote(sys.executable)  # the runner puts it into a shell's command as it is
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(results.parent))
     chosen = PIPELINES[pipeline] if pipeline in PIPELINES else components.load_component_from_file(pipeline)

@@ -45,6 +45,9 @@ REPEATABLE = frozenset(
 """Stages that change nothing when they are done twice; only these are retried."""
 STAGES = (ALL, *sorted(REPEATABLE))
 
+SPREADABLE = frozenset({"synthesize", "impair", "repair", "distill", "retrain", "audit"})
+"""Stages that several processes share the work of."""
+
 _NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 _LABEL = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 _LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
@@ -129,6 +132,8 @@ class Stage(_Frozen):
         retries: More attempts after a failure.
         node_selector: Labels that the node must have.
         tolerations: Taints that the pods put up with.
+        nodes: Pods that share the stage's work, as a TrainJob; its own pod then only waits for them.
+        processes: On each node; one for each GPU, as a rule.
     """
 
     cpu: Cores | None = None
@@ -141,6 +146,13 @@ class Stage(_Frozen):
     retries: Annotated[int, Field(ge=0, le=10)] | None = None
     node_selector: dict[LabelKey, LabelValue] | None = None
     tolerations: tuple[Toleration, ...] | None = None
+    nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
+    processes: Annotated[int, Field(ge=1, le=64)] | None = None
+
+    @property
+    def spread(self) -> bool:
+        """Whether several processes share its work."""
+        return (self.nodes or 1) * (self.processes or 1) > 1
 
 
 class Placement(_Frozen):
@@ -157,6 +169,7 @@ class Placement(_Frozen):
         image_pull_policy: As Kubernetes has it.
         pod_labels: Of all pods of stages; network policies and quotas go by them.
         retry_after: Seconds before the first new attempt; each later one waits twice as long.
+        training_runtime: Kubeflow Trainer's, for stages on several nodes.
         stages: By name, and `all` for what they have in common.
     """
 
@@ -170,6 +183,7 @@ class Placement(_Frozen):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     pod_labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     retry_after: Annotated[int, Field(ge=0, le=3600)] = 30
+    training_runtime: Name = "torch-distributed"
     stages: dict[str, Stage] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -186,6 +200,13 @@ class Placement(_Frozen):
             variables = [variable for source in given for variable in source.env.values()]
             if twice := sorted({variable for variable in variables if variables.count(variable) > 1}):
                 raise ValueError(f"two sources set {', '.join(twice)} of {stage}")
+            wide = self.stage(stage)
+            if wide.spread and stage not in SPREADABLE:
+                raise ValueError(
+                    f"{stage} runs in one process: nodes and processes are for {', '.join(sorted(SPREADABLE))}"
+                )
+            if (wide.nodes or 1) > 1 and (files := [source.name for source in given if source.folder]):
+                raise ValueError(f"{stage} is on several nodes, which take variables and no files: {', '.join(files)}")
         return self
 
     def stage(self, name: str) -> Stage:
@@ -255,7 +276,10 @@ def _placed(task: Any, name: str, placement: Placement) -> Any:
     if placement.signing_key is not None and name == SIGNS:
         key = placement.signing_key
         kubernetes.use_secret_as_volume(task, key.secret, key.folder, optional=key.optional)
-    _resources(task, stage)
+    if stage.spread:
+        _spread(task, name, stage, placement)
+    if (stage.nodes or 1) == 1:  # else its own pod waits for the others
+        _resources(task, stage)
     if stage.shared_memory:
         kubernetes.empty_dir_mount(task, "unlearning-shm", "/dev/shm", "Memory", stage.shared_memory)  # noqa: S108
     if placement.scratch:
@@ -269,6 +293,31 @@ def _placed(task: Any, name: str, placement: Placement) -> Any:
     if stage.retries and name in REPEATABLE:
         task.set_retry(stage.retries, f"{placement.retry_after}s", 2.0, "3600s")
     return task
+
+
+def _spread(task: Any, name: str, stage: Stage, placement: Placement) -> None:
+    """The stage's command under torchrun, here or as a TrainJob."""
+    from unlearning_components.nodes import wrapped
+
+    spread: dict[str, Any] = {"nodes": stage.nodes or 1, "processes": stage.processes or 1}
+    if spread["nodes"] > 1:
+        resources = {"cpu": stage.cpu, "memory": stage.memory}
+        if stage.gpu:
+            resources[stage.gpu_type or "nvidia.com/gpu"] = str(stage.gpu)
+        env = [
+            {"name": variable, "valueFrom": {kind: {"name": source.name, "key": key, "optional": source.optional}}}
+            for kind, sources in (("configMapKeyRef", placement.config_maps), ("secretKeyRef", placement.secrets))
+            for source in sources
+            if source.serves(name)
+            for key, variable in source.env.items()
+        ]
+        spread |= {
+            "runtime": placement.training_runtime,
+            "image": task.container_spec.image,
+            "resources": {key: value for key, value in resources.items() if value},
+            "env": env,
+        }
+    task.container_spec.command = wrapped(spread, task.container_spec.command)
 
 
 def _resources(task: Any, stage: Stage) -> None:

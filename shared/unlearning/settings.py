@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     mlflow_timeout: int = Field(
         default=10, ge=1, le=600, description="Seconds to wait for MLflow (UNLEARN_MLFLOW_TIMEOUT)"
     )
+    speed: str = Field(
+        default="", description="Switches of speed and memory: precision=bf16,micro_batch=32 (UNLEARN_SPEED)"
+    )
 
     evidence_lock_days: int = Field(
         default=0, ge=0, le=36500, description="Days that evidence in a bucket is locked (UNLEARN_EVIDENCE_LOCK_DAYS)"

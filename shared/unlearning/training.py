@@ -1,10 +1,13 @@
-"""The one training loop, the recipes it follows, and predictions in one pass."""
+"""The one training loop, the recipes it follows, and predictions in one pass.
+
+The loop runs as `unlearning.speed` has it, and shares each batch among the processes of `unlearning.processes`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,6 +19,8 @@ from torch import Tensor, nn
 from unlearning.config import About
 from unlearning.data.samples import Samples
 from unlearning.losses import Loss, Name, loss_of, wrong_loss
+from unlearning.passes import prepared, rows_at_once
+from unlearning.processes import add_up, copies, put_together, share, team
 from unlearning.progress import Progress, silent
 
 
@@ -104,18 +109,37 @@ def augmented(inputs: Tensor, how: str, generator: torch.Generator) -> Tensor:
     """
     if how == "none":
         return inputs
-    B, _, H, W = inputs.shape
+    return moved(inputs, *moves(len(inputs), inputs.shape[2:], how, generator))
+
+
+def moves(count: int, sides: Sequence[int], how: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which rows, shape (count, H), and columns, shape (count, W), each image is made of; drawn as `augmented` says.
+
+    Args:
+        count: Images.
+        sides: H and W.
+        how: "shift" or "shift_flip".
+        generator: Of the random choices, on the CPU.
+    """
+    H, W = sides
+    pad_h, pad_w = max(1, H // 8), max(1, W // 8)
+    top = torch.randint(0, 2 * pad_h + 1, (count, 1), generator=generator)
+    left = torch.randint(0, 2 * pad_w + 1, (count, 1), generator=generator)
+    rows = top + torch.arange(H)
+    columns = left + torch.arange(W)
+    if how == "shift_flip":
+        flip = torch.rand((count, 1), generator=generator) < 0.5
+        columns = torch.where(flip, columns.flip(1), columns)
+    return rows, columns
+
+
+def moved(inputs: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Images, shape (B, C, H, W), put together of their rows and columns as `moves` numbers them."""
+    H, W = inputs.shape[2:]
     pad_h, pad_w = max(1, H // 8), max(1, W // 8)
     padded = F.pad(inputs, (pad_w, pad_w, pad_h, pad_h))
-    top = torch.randint(0, 2 * pad_h + 1, (B, 1), generator=generator)
-    left = torch.randint(0, 2 * pad_w + 1, (B, 1), generator=generator)
-    rows = top + torch.arange(H)  # (B, H)
-    columns = left + torch.arange(W)  # (B, W)
-    if how == "shift_flip":
-        flip = torch.rand((B, 1), generator=generator) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
     rows, columns = rows.to(inputs.device), columns.to(inputs.device)
-    images = torch.arange(B, device=inputs.device)[:, None, None]
+    images = torch.arange(len(inputs), device=inputs.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
@@ -154,7 +178,7 @@ def optimise(
         epochs: Passes over the samples; >= 1.
         batch_size: Rows a step.
         generator: Of the order and the augmentation; dropout draws by its seed.
-        loss: Of outputs and targets, a scalar.
+        loss: Of outputs and targets, a scalar: a mean over the rows, so that it can be taken in parts.
         scheduler: Stepped after every step.
         clip_value: Bound of each gradient entry; 0: none.
         augmentation: As in `augmented`.
@@ -167,29 +191,56 @@ def optimise(
     device = device_of(model)
     model.train()
     total = epochs * steps_per_epoch(len(samples), batch_size)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: list[float] = []
-    with seeded(generator.initial_seed(), device):
+    at_once = 0
+    with seeded(generator.initial_seed() + team().rank, device), prepared(model) as run:
         for _ in range(epochs):
             for rows in permuted(len(samples), batch_size, generator):
-                inputs, targets = samples.batch(rows)
-                inputs, targets = inputs.to(device), targets.to(device)
-                if augmentation != "none":
-                    inputs = augmented(inputs, augmentation, generator)
                 optimiser.zero_grad(set_to_none=True)
-                value = loss(model(inputs), targets)
-                value.backward()
+                total_loss = torch.zeros(1, dtype=torch.float64)
+                order: tuple[Tensor, Tensor] | None = None
+                parts = share(torch.arange(len(rows)), -(-len(rows) // (at_once * team().size)) if at_once else 1)
+                fetched: tuple[Tensor, Tensor] | None = None
+                if not at_once:
+                    fetched = samples.batch(rows[parts[0]])
+                    one = fetched[0][: max(1, len(fetched[0]) // max(1, len(parts[0])))]
+                    at_once = rows_at_once(model, run, one.to(device), batch_size)
+                    if at_once * team().size < len(rows):
+                        parts = share(torch.arange(len(rows)), -(-len(rows) // (at_once * team().size)))
+                        fetched = None
+                for part in parts:
+                    inputs, targets = samples.batch(rows[part]) if fetched is None else fetched
+                    inputs, targets = inputs.to(device), targets.to(device)
+                    if augmentation != "none":
+                        order = order or moves(len(rows), inputs.shape[2:], augmentation, generator)
+                        inputs = moved(inputs, order[0][part], order[1][part])
+                    value = loss(run(inputs), targets)
+                    weight = len(part) / max(len(rows), 1) / copies(len(rows))
+                    (value if weight == 1 else value * weight).backward()
+                    total_loss += weight * value.item()
+                if team().size > 1:
+                    add_up([_gradient(parameter) for parameter in parameters])
+                    add_up([total_loss])
                 if clip_value:
                     nn.utils.clip_grad_value_(model.parameters(), clip_value)
                 optimiser.step()
                 if scheduler is not None:
                     scheduler.step()
-                losses.append(value.item())
+                losses.append(total_loss.item())
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(
                         f"{phase}: the loss became {losses[-1]} at step {len(losses)}; lower the learning rate"
                     )
                 progress(phase, len(losses), total, losses[-1])
     return losses
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Its gradient; zeros where this process's rows had none, so that all processes add up as many."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def train(
@@ -249,13 +300,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 def predict(model: nn.Module, samples: Samples, *, batch_size: int = 1024) -> Tensor:
     """Outputs for every sample in order, one pass, eval mode, no gradients: shape (N, O), float32, on the CPU."""
-    device = device_of(model)
+    device, count = device_of(model), len(samples)
+    own = share(torch.arange(count))[0]
     outputs: list[Tensor] = []
     with evaluating(model), torch.inference_mode():
-        for rows in torch.arange(len(samples)).split(fitting(batch_size, device)):
+        for rows in own.split(fitting(batch_size, device)):
             inputs, _ = samples.batch(rows)
             outputs.append(model(inputs.to(device)).float().cpu())
-    return torch.cat(outputs).clone() if outputs else torch.empty((0, 0))
+        predicted = torch.cat(outputs) if count else torch.empty((0, 0))
+        if copies(count) == 1:
+            predicted = put_together(predicted, own, count)
+    return predicted.clone()
 
 
 def build_seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:

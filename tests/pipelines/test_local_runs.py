@@ -72,6 +72,14 @@ def processes(home: Path) -> dict[int, str]:
     return found
 
 
+def _name(pid: int) -> str:
+    """What a process calls itself; a stage goes by its own name."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 class Killer:
     """An `on_stage` that kills the processes of one stage, once it has started and a condition holds."""
 
@@ -88,13 +96,8 @@ class Killer:
     def _kill(self) -> None:
         until = time.monotonic() + 120
         while time.monotonic() < until and not self.killed:
-            running = [
-                pid
-                for pid, line in processes(self.home).items()
-                if "executor_main" in line and line.rstrip().endswith(f"--function_to_execute {self.victim}")
-            ]
-            # the stage is a shell and the Python in it; to kill the shell alone would leave the stage running
-            if len(running) > 1 and self.condition():
+            running = [pid for pid in processes(self.home) if _name(pid) == self.victim[:15]]
+            if running and self.condition():
                 for pid in running:
                     os.kill(pid, signal.SIGKILL)
                 self.killed = running

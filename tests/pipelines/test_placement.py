@@ -342,3 +342,41 @@ def test_the_packages_own_files_are_not_overwritten_by_a_cluster_s(
     assert {path: path.stat().st_mtime_ns for path in COMPILED.iterdir()} == before
     monkeypatch.setenv(VARIABLE, "missing.yaml")
     assert "no cluster settings at missing.yaml" in unlearn("compile", "--out", "x").err
+
+
+def test_a_stage_on_several_nodes_is_a_job_and_the_others_stay_as_they_are(tmp_path: Path) -> None:
+    settings = {**EVERYTHING, "stages": {"repair": {"nodes": 2, "processes": 4, "cpu": "4", "gpu": 4}}}
+    out = compiled(settings, tmp_path)
+    for name in ("delete_class", "delete_samples"):
+        plain, wide = containers(COMPILED / f"{name}.yaml"), containers(out / f"{name}.yaml")
+        for stage, container in wide.items():
+            if "repair" not in stage:
+                assert container["command"] == plain[stage]["command"], stage
+                continue
+            module, spread, *inner = container["command"][2:]
+            assert (module, inner) == ("unlearning_components.nodes", plain[stage]["command"])
+            said = json.loads(spread)
+            assert (said["nodes"], said["processes"], said["runtime"]) == (2, 4, "torch-distributed")
+            assert said["resources"] == {"cpu": "4", "nvidia.com/gpu": "4"}
+            assert {one["name"] for one in said["env"]} == {
+                "UNLEARN_STORE",
+                "MLFLOW_TRACKING_URI",
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "MLFLOW_TRACKING_USERNAME",
+            }
+            assert all(set(one) == {"name", "valueFrom"} for one in said["env"])
+            assert "accelerator" not in container.get("resources", {})
+
+
+def test_stages_that_one_process_runs_cannot_be_spread() -> None:
+    for settings, said in (
+        ({"stages": {"gate": {"nodes": 2}}}, "gate runs in one process"),
+        ({"stages": {"all": {"processes": 2}}}, "runs in one process"),
+        (
+            {"stages": {"repair": {"nodes": 2}}, "secrets": [{"name": "ca", "folder": "/etc/ca"}]},
+            "repair is on several nodes, which take variables and no files: ca",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Placement.model_validate(settings)

@@ -37,7 +37,7 @@ def private_server() -> Iterator[str]:
     )
     options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
     running = subprocess.Popen(
-        [*_as_user(), server, "-D", data, *options, "-c", "max_connections=60"],
+        [*_as_user(), server, "-D", data, *options, "-c", "max_connections=100"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
@@ -55,7 +55,7 @@ def private_server() -> Iterator[str]:
 
 def run(server: str, statement: str) -> None:
     """Runs a statement outside of any transaction."""
-    engine = sa.create_engine(_driver(server), isolation_level="AUTOCOMMIT")
+    engine = sa.create_engine(driver(server), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
@@ -66,13 +66,24 @@ def database(server: str, name: str) -> str:
     return str(sa.make_url(server).set(database=name).render_as_string(hide_password=False))
 
 
+@contextmanager
+def fresh(server: str, template: str = "") -> Iterator[str]:
+    """The address of a new database, empty or a copy of the template; it is dropped in the end."""
+    name = f"unlearn_{uuid.uuid4().hex[:12]}"
+    run(server, f"CREATE DATABASE {name}{template and f' TEMPLATE {template}'}")
+    try:
+        yield database(server, name)
+    finally:
+        run(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 def _as_user() -> list[str]:
     """PostgreSQL refuses to run as root."""
     return ["runuser", "-u", "nobody", "--"] if os.getuid() == 0 else []
 
 
 def _await(url: str) -> None:
-    engine = sa.create_engine(_driver(url))
+    engine = sa.create_engine(driver(url))
     for attempt in range(200):
         try:
             with engine.connect():
@@ -84,5 +95,6 @@ def _await(url: str) -> None:
     engine.dispose()
 
 
-def _driver(url: str) -> str:
+def driver(url: str) -> str:
+    """The address with the driver that is installed."""
     return url.replace("postgresql:", "postgresql+psycopg:")

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unlearning.passes import prepared, rows_at_once
+from unlearning.processes import add_up, copies, put_together, share
 from unlearning.progress import Progress, silent
 from unlearning.training import device_of, evaluating, fitting
 
@@ -110,32 +112,38 @@ def learn_noise(
     """
     device = device_of(original)
     network = copy.deepcopy(original).requires_grad_(False)
-    network.to(memory_format=torch.channels_last)
     K, B = start.shape[:2]
-    chunk = fitting(chunk, device)
-    parts = [part.to(device, copy=True).requires_grad_() for part in start.flatten(0, 1).split(chunk)]  # K * B images
-    labels = classes.to(device).repeat_interleave(B).split(chunk)
-    updates = optimiser(parts)
-    schedule = (
-        torch.optim.lr_scheduler.ReduceLROnPlateau(updates, factor=0.5, patience=plateau)
-        if plateau is not None
-        else None
-    )
+    flat = start.flatten(0, 1)  # K * B images
+    every = torch.arange(K * B)
+    own = share(every)[0]
+    again = copies(K * B)
     objective: list[float] = []
-    with evaluating(network):
+    with evaluating(network), prepared(network) as run:
+        chunk = rows_at_once(network, run, flat[:1].to(device, copy=True).requires_grad_(), fitting(chunk, device))
+        parts = [flat[rows].to(device).requires_grad_() for rows in own.split(chunk)]
+        labels = classes.repeat_interleave(B)[own].to(device).split(chunk)
+        updates = optimiser(parts)
+        schedule = (
+            torch.optim.lr_scheduler.ReduceLROnPlateau(updates, factor=0.5, patience=plateau)
+            if plateau is not None
+            else None
+        )
         for step in range(steps):
             updates.zero_grad(set_to_none=True)
-            total = 0.0
+            summed = torch.zeros(1, dtype=torch.float64)
             for N, label in zip(parts, labels, strict=True):
-                J = noise_objective(network(N), N, label, penalty=penalty, maximise=maximise)
+                J = noise_objective(run(N), N, label, penalty=penalty, maximise=maximise)
                 (J * len(N) / B).backward()  # sum of class means
-                total += J.item() * len(N) / (K * B)
+                summed += J.item() * len(N) / (K * B * again)
             updates.step()
+            add_up([summed])
+            total = summed.item()
             objective.append(finite_objective(total, step))
             if schedule is not None:
                 schedule.step(total)
             progress(phase, step + 1, steps, total)
-    return torch.cat([N.detach().cpu() for N in parts]).view(start.shape), objective
+    learned = torch.cat([N.detach().cpu() for N in parts])
+    return (learned if again > 1 else put_together(learned, own, K * B)).view(start.shape), objective
 
 
 def finite_objective(objective: float, step: int) -> float:

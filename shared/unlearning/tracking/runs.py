@@ -33,6 +33,8 @@ JOB = "unlearning.job"
 """Tag with the key of the pipeline run that was last at work in a run, where that was opened under another key."""
 VERDICT = "unlearning.verdict"
 _PARENT = "mlflow.parentRunId"
+_LAYOUT = "mlflow.experimentKind"
+"""Says which pages MLflow's UI shows for an experiment: those of models that are trained, not of prompts."""
 _VALUE_CHARACTERS = 6000
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SILENT = {
@@ -348,7 +350,11 @@ class Tracker:
 
         location = None if self.is_server else self._artifacts_uri or None
         try:
-            return str(self.client.create_experiment(self.experiment, artifact_location=location))
+            return str(
+                self.client.create_experiment(
+                    self.experiment, artifact_location=location, tags={_LAYOUT: "custom_model_development"}
+                )
+            )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

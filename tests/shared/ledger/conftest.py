@@ -1,6 +1,4 @@
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.postgres import can_serve, database, private_server, run
+import sqlalchemy as sa
+from support.postgres import fresh
 
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.requests import DeletionRequest, request_from
@@ -32,22 +31,6 @@ class Clock:
         self.now += timedelta(**spans)
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL server: that of UNLEARN_TEST_POSTGRES, or with "1" a private one on a socket."""
-    wanted = os.environ.get("UNLEARN_TEST_POSTGRES", "")
-    if not wanted:
-        pytest.skip("set UNLEARN_TEST_POSTGRES to 1 (starts a private server) or to the address of a server")
-    pytest.importorskip("psycopg")
-    if "://" in wanted:
-        yield wanted
-        return
-    if not can_serve():
-        pytest.skip("there is no PostgreSQL server on this machine")
-    with private_server() as url:
-        yield url
-
-
 def lay_out(url: str) -> None:
     ledger = Ledger(url, NAMES, Vault(FolderStore(Path("unused"))))
     ledger.upgrade()
@@ -57,11 +40,9 @@ def lay_out(url: str) -> None:
 @pytest.fixture(scope="session")
 def laid_out_postgres(postgres: str) -> Iterator[str]:
     """The name of a database that others are copied from."""
-    name = f"unlearn_{uuid.uuid4().hex[:12]}"
-    run(postgres, f"CREATE DATABASE {name}")
-    lay_out(database(postgres, name))
-    yield name
-    run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh(postgres) as url:
+        lay_out(url)
+        yield str(sa.make_url(url).database)
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +64,8 @@ def empty_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> I
     if dialect == "sqlite":
         yield f"sqlite:///{tmp_path}/empty.db"
         return
-    server, name = request.getfixturevalue("postgres"), f"unlearn_{uuid.uuid4().hex[:12]}"
-    run(server, f"CREATE DATABASE {name}")
-    yield database(server, name)
-    run(server, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh(request.getfixturevalue("postgres")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -96,10 +75,8 @@ def url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         shutil.copy(request.getfixturevalue("laid_out_sqlite"), tmp_path / "ledger.db")
         yield f"sqlite:///{tmp_path}/ledger.db"
         return
-    server, name = request.getfixturevalue("postgres"), f"unlearn_{uuid.uuid4().hex[:12]}"
-    run(server, f"CREATE DATABASE {name} TEMPLATE {request.getfixturevalue('laid_out_postgres')}")
-    yield database(server, name)
-    run(server, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh(request.getfixturevalue("postgres"), request.getfixturevalue("laid_out_postgres")) as url:
+        yield url
 
 
 @pytest.fixture

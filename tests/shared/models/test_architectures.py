@@ -55,6 +55,13 @@ def parameters(name: str, arguments: dict[str, Any], shape: tuple[int, ...], out
         ("vgg11_bn", {}, (3, 224, 224), 132_868_840 - 990 * 4097),
         ("vgg16_bn", {}, (3, 224, 224), 138_365_992 - 990 * 4097),
         ("vit_b_16", {}, (3, 224, 224), 86_567_656 - 990 * 769),
+        # 4x4 patches, 64 positions and a class token; six layers of 192: attention, two norms, 192 -> 768 -> 192
+        (
+            "vit_small",
+            {},
+            (3, 32, 32),
+            (48 + 1) * 192 + 66 * 192 + 6 * (4 * 193 * 192 + 4 * 192 + 193 * 768 + 769 * 192) + 384 + 1930,
+        ),
         # 196 - 4 fewer positions of 768, and patches of one channel in place of three
         ("vit_b_16", {}, (1, 32, 32), 86_567_656 - 990 * 769 - 192 * 768 - 768 * 2 * 256),
     ],
@@ -67,7 +74,8 @@ def test_the_number_of_parameters_is_the_derived_or_published_one(
 
 @pytest.mark.parametrize("shape", SMALL)
 @pytest.mark.parametrize(
-    "name", [name for name in IMAGES if name not in ("resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "vit_b_16")]
+    "name",
+    [name for name in IMAGES if name not in ("resnet34", "resnet50", "vgg11_bn", "vgg16_bn", "vit_b_16", "vit_small")],
 )
 def test_small_images_give_finite_logits_and_reach_every_weight(name: str, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -233,6 +241,7 @@ def test_unknown_names_and_wrong_arguments_are_refused(name: str, arguments: dic
         ("vgg11_bn", (3, 28, 28), 2),
         ("vit_b_16", (3, 32, 48), 2),
         ("vit_b_16", (3, 40, 40), 2),
+        ("vit_small", (3, 32, 40), 2),
     ],
 )
 def test_shapes_that_a_network_cannot_take_are_refused(name: str, shape: Any, outputs: int) -> None:

@@ -46,6 +46,8 @@ def silent_port() -> Iterator[int]:
 
 def test_a_stage_that_ends_well_is_a_finished_nested_run(tracker: Tracker, tmp_path: Path) -> None:
     parent = tracker.open_run("delete_class", "run-1", {"method": "unsir", "classes": ["0", "3"]}, {"team": "privacy"})
+    layout = tracker.client.get_experiment(tracker.experiment_id).tags["mlflow.experimentKind"]
+    assert layout == "custom_model_development", "the UI shows pages of runs, not of prompts"
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("a")
     with tracker.stage(parent, "impair", {"attempt": "1"}) as run:

@@ -161,5 +161,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vgg11_bn": Architecture(images.vgg("vgg11_bn"), "VGG-11 with batch normalisation, from 32x32", "torchvision"),
     "vgg16_bn": Architecture(images.vgg("vgg16_bn"), "VGG-16 with batch normalisation, from 32x32", "torchvision"),
     "vit_b_16": Architecture(images.vit_b_16, "Vision Transformer, square images of n x 16 pixels", "torchvision"),
+    "vit_small": Architecture(
+        images.vit_small, "small Vision Transformer, square images (layers, hidden)", "arXiv:2010.11929"
+    ),
 }
 """Every architecture that this package knows, by the name that a card carries."""

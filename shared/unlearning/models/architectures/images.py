@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearning.models.architectures.arguments import Shape, Width, checked
+from unlearning.models.architectures.arguments import Count, Shape, Size, Width, checked
 
 Stem = Literal["imagenet", "small"]
 
@@ -272,4 +272,28 @@ def vit_b_16(*, input_shape: Shape, outputs: int) -> nn.Module:
     if channels != 3:
         network.conv_proj = _stem(network.conv_proj, channels)
         nn.init.trunc_normal_(network.conv_proj.weight, std=(channels * 16 * 16) ** -0.5)
+    return network  # type: ignore[no-any-return]
+
+
+@checked
+def vit_small(*, input_shape: Shape, outputs: int, layers: Count = 6, hidden: Size = 192) -> nn.Module:
+    """A transformer over seven patches a side, or as few more as divide it evenly; heads of 64 values."""
+    channels, height, width = _image(input_shape, 8)
+    if height != width:
+        raise ValueError("it takes square images")
+    if hidden % 64:
+        raise ValueError("hidden must be a multiple of 64, the width of a head")
+    from torchvision.models import VisionTransformer
+
+    network: Any = VisionTransformer(
+        image_size=height,
+        patch_size=max(side for side in range(1, height // 7 + 1) if height % side == 0),
+        num_layers=layers,
+        num_heads=hidden // 64,
+        hidden_dim=hidden,
+        mlp_dim=4 * hidden,
+        num_classes=outputs,
+    )
+    if channels != 3:
+        network.conv_proj = _stem(network.conv_proj, channels)
     return network  # type: ignore[no-any-return]
