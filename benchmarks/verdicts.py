@@ -2,11 +2,14 @@
 
     python benchmarks/verdicts.py --seeds 20 --out benchmarks/results/verdicts.jsonl
 
-On scikit-learn's digits, for a class and for a twentieth of the rows: an original, a reference retrained without what
-is forgotten, and candidates whose right verdict is known. A second network retrained from scratch, by another seed,
-should pass. These should not: the original itself; the original with a last layer that cannot say the class, or whose
-outputs were put in another order; a network that was never trained; one whose weights hold a NaN. For each candidate:
-how often which verdict came, and by which gates.
+On scikit-learn's digits, for a class, for a twentieth of the rows, and for a twentieth of the rows that bear false
+labels which the original learned by heart: an original, a reference retrained without what is forgotten, and candidates
+whose right verdict is known. A second network retrained from scratch, by another seed, should pass. These should not:
+the original itself; one that was trained on for an epoch; the original with a last layer that cannot say the class,
+that was learned anew, or whose outputs were put in another order; a network that was never trained; one whose weights
+hold a NaN. For each candidate: how often which verdict came, and by which gates. Of rows with true labels the original
+and the retrained networks treat the same way whether they saw them or not: there the positive control says that a pass
+means little, and the network that was trained on passes.
 """
 
 from __future__ import annotations
@@ -24,17 +27,21 @@ import torch
 from torch import nn
 
 from unlearning.data.manifest import Manifest
-from unlearning.data.samples import Rows
+from unlearning.data.samples import Rows, Samples, TensorSamples
 from unlearning.data.selection import ForgetRequest, select
 from unlearning.data.sources import make_manifest, open_samples
 from unlearning.metrics.classification import Outputs
 from unlearning.models.architectures import build
 from unlearning.models.bundle import ModelCard
+from unlearning.policy.controls import controls
 from unlearning.policy.gates import judge, policy_for
 from unlearning.training import Recipe, build_seeded, generator, predict, train
 from unlearning_components.evaluations import attacked, evaluated
 
 RECIPE = Recipe(epochs=15, learning_rate=0.005, batch_size=64)
+LONGER = Recipe(epochs=40, learning_rate=0.005, batch_size=64)
+"""Until false labels are learned by heart."""
+REQUESTS = ("class", "sample", "mislabelled")
 WANTED = {"retrained": "pass"}
 """Of every other candidate: anything else."""
 
@@ -44,16 +51,24 @@ def blank(seed: int) -> nn.Module:
     return build_seeded(lambda: build("lenet5", {}, input_shape=(1, 8, 8), outputs=10), seed)
 
 
-def trained(rows: Rows, seed: int) -> nn.Module:
+def trained(rows: Samples, seed: int, recipe: Recipe) -> nn.Module:
     """A network of that seed."""
     model = blank(seed)
-    train(model, rows, RECIPE, generator=generator(seed, "train"))
+    train(model, rows, recipe, generator=generator(seed, "train"))
     return model.eval()
 
 
-def candidates(original: nn.Module, again: nn.Module, seed: int, gone: int) -> dict[str, nn.Module]:
+def candidates(
+    original: nn.Module, again: nn.Module, everything: Samples, retain: Samples, seed: int, gone: int
+) -> dict[str, nn.Module]:
     """Name to network; the first one is to pass, the others are not."""
-    edited, permuted, broken = (copy.deepcopy(original) for _ in range(3))
+    edited, permuted, broken, trained_on, anew = (copy.deepcopy(original) for _ in range(5))
+    train(trained_on, everything, Recipe(epochs=1, learning_rate=0.001), generator=generator(seed, "on"))
+    last = [layer for layer in anew.modules() if isinstance(layer, nn.Linear)][-1]
+    anew.requires_grad_(False)
+    last.requires_grad_(True)
+    last.reset_parameters()
+    train(anew, retain, Recipe(epochs=3, learning_rate=0.01), generator=generator(seed, "anew"))
     layers = [[layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1] for model in (edited, permuted)]
     order = torch.arange(10).roll(1)
     with torch.no_grad():
@@ -64,7 +79,9 @@ def candidates(original: nn.Module, again: nn.Module, seed: int, gone: int) -> d
     return {
         "retrained": again,
         "original": original,
+        "trained on": trained_on.eval(),
         "last layer edited": edited,
+        "last layer learned anew": anew.eval(),
         "outputs reordered": permuted,
         "never trained": blank(seed + 1000).eval(),
         "holds a NaN": broken,
@@ -78,8 +95,11 @@ def verdict(
     card: ModelCard,
     request: str,
     gone: list[int],
-) -> tuple[str, list[str]]:
-    """The outcome and the gates that said no; an error on the way, such as outputs that are not finite, is a no."""
+) -> tuple[str, list[str], dict[str, bool]]:
+    """The outcome, the gates that said no, and whether the controls hold.
+
+    An error on the way, such as outputs that are not finite, is a no.
+    """
     try:
         outputs = {
             name: {key: Outputs(logits=predict(model, rows), targets=rows.targets) for key, rows in sets.items()}
@@ -88,26 +108,40 @@ def verdict(
         measured = evaluated(outputs, card=card, data=manifest.card, forget_classes=gone, models=models)
         attacks = attacked(outputs, card=card, seed=0)
     except (ValueError, FloatingPointError) as error:
-        return "refused", [str(error).partition(":")[0][:60]]
+        return "refused", [str(error).partition(":")[0][:60]], {}
     content = measured.content
+    metrics = {**content["metrics"], **attacks.metrics}
+    errors = {**content["standard_errors"], **attacks.standard_errors}
+    control = controls(metrics, errors, task="classification", request=request, reference=True)
     decided = judge(
-        {**content["metrics"], **attacks.metrics},
-        {**content["standard_errors"], **attacks.standard_errors},
+        {**metrics, **control.metrics},
+        {**errors, **control.standard_errors},
         policy_for("classification", request, reference=True),
         findings=content["findings"],
     )
-    return decided.outcome, [gate.metric for gate in decided.gates if gate.outcome != "pass"]
+    gates = [gate.metric for gate in decided.gates if gate.outcome != "pass"]
+    return decided.outcome, gates, {name: bool(value) for name, value in control.metrics.items()}
+
+
+def with_targets(samples: Samples) -> TensorSamples:
+    """The same samples in memory, with targets that may be changed."""
+    inputs, targets = samples.batch(torch.arange(len(samples)))
+    return TensorSamples(inputs, targets.clone(), mean=(0.0,), std=(1.0,))
 
 
 def one_seed(request: str, seed: int, manifest: Manifest) -> list[dict[str, Any]]:
     """A line for each candidate."""
-    samples = open_samples(manifest)
     train_rows = manifest.rows("train")
-    drawn = np.random.default_rng(seed).permutation(train_rows)[: len(train_rows) // 20]
+    draws = np.random.default_rng(seed)
+    drawn = draws.permutation(train_rows)[: len(train_rows) // 20]
+    samples = with_targets(open_samples(manifest))
+    if request == "mislabelled":
+        samples.targets[drawn] = (samples.targets[drawn] + torch.from_numpy(draws.integers(1, 10, len(drawn)))) % 10
     column = manifest.table["sample_id"].to_pylist()
     name = manifest.card.classes[seed % 10]
+    kind = "class" if request == "class" else "sample"
     ids = (name,) if request == "class" else tuple(column[row] for row in drawn)
-    chosen = select(manifest, ForgetRequest("class" if request == "class" else "sample", ids), seed=seed)
+    chosen = select(manifest, ForgetRequest(kind, ids), seed=seed)
     rows = {
         "forget.train": chosen.forget,
         "retain.train": chosen.retain,
@@ -116,15 +150,18 @@ def one_seed(request: str, seed: int, manifest: Manifest) -> list[dict[str, Any]
     }
     sets = {key: Rows(samples, torch.from_numpy(values)) for key, values in rows.items() if len(values)}
     everything, retain = Rows(samples, torch.from_numpy(train_rows)), sets["retain.train"]
-    original, reference, again = trained(everything, seed), trained(retain, seed + 100), trained(retain, seed + 200)
+    recipe = LONGER if request == "mislabelled" else RECIPE
+    original, reference, again = (
+        trained(*one, recipe) for one in ((everything, seed), (retain, seed + 100), (retain, seed + 200))
+    )
     card = ModelCard(
         architecture="lenet5", arguments={}, input_shape=(1, 8, 8), outputs=10, classes=manifest.card.classes
     )
     gone = list(chosen.forget_classes)
     lines = []
-    for candidate, model in candidates(original, again, seed, seed % 10).items():
+    for candidate, model in candidates(original, again, everything, retain, seed, seed % 10).items():
         models = {"original": original, "unlearned": model, "retrained": reference}
-        outcome, gates = verdict(models, sets, manifest, card, request, gone)
+        outcome, gates, control = verdict(models, sets, manifest, card, kind, gone)
         right = outcome == "pass" if WANTED.get(candidate) == "pass" else outcome != "pass"
         lines.append(
             {
@@ -134,6 +171,7 @@ def one_seed(request: str, seed: int, manifest: Manifest) -> list[dict[str, Any]
                 "outcome": outcome,
                 "right": right,
                 "gates": gates,
+                "control": control,
             }
         )
     return lines
@@ -143,7 +181,7 @@ def main() -> None:
     """Run all seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--requests", nargs="+", choices=("class", "sample"), default=["class", "sample"])
+    parser.add_argument("--requests", nargs="+", choices=REQUESTS, default=REQUESTS)
     parser.add_argument("--test-share", type=float, default=0.2, help="of the rows: 0.5 leaves more to tell by")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -157,7 +195,7 @@ def main() -> None:
     ]
     if options.out:
         options.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    print(f"{'forgotten':10} {'candidate':20} {'right':>7}  verdicts; what said no")
+    print(f"{'forgotten':11} {'candidate':23} {'right':>7}  verdicts; what said no")
     for request in options.requests:
         for candidate in dict.fromkeys(line["candidate"] for line in lines):
             mine = [line for line in lines if (line["request"], line["candidate"]) == (request, candidate)]
@@ -165,7 +203,10 @@ def main() -> None:
             gates = Counter(gate for line in mine for gate in line["gates"]).most_common(3)
             said = ", ".join(f"{gate} {count}" for gate, count in gates)
             right = sum(line["right"] for line in mine)
-            print(f"{request:10} {candidate:20} {right:>3} of {len(mine):<3} {outcomes}; {said}")
+            print(f"{request:11} {candidate:23} {right:>3} of {len(mine):<3} {outcomes}; {said}")
+        held = [line["control"] for line in lines if line["request"] == request and line["candidate"] == "retrained"]
+        said = ", ".join(f"{name} {sum(one[name] for one in held)} of {len(held)}" for name in held[0])
+        print(f"{request:11} controls hold: {said}")
     print(f"{time.process_time() - began:.0f} CPU seconds")
 
 

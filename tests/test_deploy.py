@@ -281,6 +281,14 @@ def test_a_role_may_what_it_must_and_no_more(role: str, guarded: Any) -> None:
     assert allowed(s3.list_objects_v2)
 
 
+def test_stages_keep_what_they_finished_of_a_batch_and_cannot_say_how_it_ended(guarded: Any) -> None:
+    batch = f"work/{'a' * 64}"
+    guarded["stages"].put_object(Bucket="unlearning", Key=f"{batch}/stages/impair-1/3/weights.safetensors", Body=b"x")
+    for key in (f"{batch}/facts/done.json", f"{batch}/facts/3/facts.json", f"{batch}/candidates/{'b' * 64}"):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            guarded["stages"].put_object(Bucket="unlearning", Key=key, Body=b"x")
+
+
 def statements(name: str) -> list[Any]:
     content = json.loads((DEPLOY / "s3" / f"{name}.json").read_text())
     assert content["Version"] == "2012-10-17"
@@ -291,7 +299,9 @@ def statements(name: str) -> list[Any]:
 def test_policies_name_one_bucket_and_no_wildcard_of_actions(role: str) -> None:
     for statement in statements(role):
         resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        assert all(re.fullmatch(r"arn:aws:s3:::unlearning(/([a-z]+/)?\*)?", one) for one in resources)
+        assert all(
+            re.fullmatch(r"arn:aws:s3:::unlearning(/([a-z]+/)?\*|/work/\*/stages/\*)?", one) for one in resources
+        )
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         if statement["Effect"] == "Allow":
             assert "*" not in "".join(actions)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlearning.data.selection import KINDS, SPOKEN, rows_meant
 from unlearning.errors import UnlearningError, UsageError
 from unlearning.ledger.certificate import Measure
 from unlearning.ledger.claims import Claim, dissolve
 from unlearning.ledger.completion import keep, kept, propose, sweep
-from unlearning.ledger.events import digest_of
-from unlearning.ledger.ladder import Try, claim_next, set_aside, turn_away
+from unlearning.ledger.events import digest_of, moment
+from unlearning.ledger.exclusion import RANGES
+from unlearning.ledger.inbox import take_in, totals, waiting
+from unlearning.ledger.ladder import Try, claim_next, retested, set_aside, turn_away
 from unlearning.ledger.opening import has_ledger, open_ledger
-from unlearning.ledger.promotion import Version
+from unlearning.ledger.overview import waits
+from unlearning.ledger.promotion import Version, standing
+from unlearning.ledger.retirement import note_copies, run_of
 from unlearning.ledger.segments import seal
 from unlearning.ledger.serving import base_of, heal, serve
 from unlearning.ledger.settlement import is_settled, prepare, settle_batch
@@ -25,7 +32,16 @@ from unlearning.ledger.signing import signer_of
 from unlearning.ledger.store import Ledger
 from unlearning.settings import Settings
 from unlearning.tracking import Champion, Registry
-from unlearning_components.surroundings import fetch_manifest, fetch_model, forgotten_before, rows_for, store, tracker
+from unlearning_components.retesting import retest
+from unlearning_components.surroundings import (
+    fetch_manifest,
+    fetch_model,
+    forgotten_before,
+    request_for,
+    rows_for,
+    store,
+    tracker,
+)
 
 if TYPE_CHECKING:
     from unlearning.data.manifest import Manifest
@@ -34,12 +50,19 @@ if TYPE_CHECKING:
 
 IDS = "requests/batches"
 """Where the ids of a batch wait for its select stage: in the restricted prefix, until the batch has ended."""
+VALUES_LADDER: Sequence[Mapping[str, Any]] = (
+    {"method": "blindspot"},
+    {"method": "blindspot", "settings": {"blind_epochs": 5}},
+    {"method": "negative_gradient_plus"},
+)
+"""Methods for models that predict values, whatever the kind of request, for the first three rungs."""
 LADDERS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "class": ({"method": "unsir"}, {"method": "amnesiac"}, {"method": "negative_gradient_plus"}),
     "subject": ({"method": "incompetent_teacher"}, {"method": "negative_gradient_plus"}, {"method": "amnesiac"}),
     "sample": ({"method": "incompetent_teacher"}, {"method": "negative_gradient_plus"}, {"method": "amnesiac"}),
 }
-"""Methods by kind of request, for the first three rungs; the last is a full retrain."""
+"""Methods for classifiers by kind of request, for the first three rungs; the last is a full retrain."""
+TASKS = ("classification", "regression")
 _COLUMNS = {"class": "target", "subject": "subject_id", "sample": "sample_id"}
 _FACTS = "facts"
 
@@ -54,6 +77,8 @@ def next_batch(
     seed: int,
     ladder: Mapping[str, Any],
     policies: Mapping[str, Any],
+    reference: str = "none",
+    cadence_days: float = 0.0,
     into: Path,
 ) -> dict[str, Any] | None:
     """What the stages need to know of the next batch about a model; None, quickly, when nothing waits.
@@ -69,18 +94,24 @@ def next_batch(
         seed: Of every random choice; part of the batch's content.
         ladder: Kind to a list of {"method", "settings"}, over `LADDERS`.
         policies: Kind to gate bounds that differ from the default.
+        reference: Where a retrained model comes from, "none" if there is none; the policies may bound distances.
+        cadence_days: Days until the next run, as for `claim_next`.
         into: Folder for the claim, which `end_batch` reads.
 
     Raises:
         UsageError: For a ladder or policies with a mistake, before anything is claimed.
     """
-    check_batches(ladder, policies)
+    check_batches(ladder, policies, reference=reference)
     ledger, objects, champion = open_ledger(make=True), store(), Champion(Registry(tracker()), name)
     try:
+        if drops := take_in(ledger, objects, actor="intake"):
+            print(totals(drops))
         heal(ledger, name, champion, actor=owner)
         _sweep(ledger, objects, owner)
         while True:
             if not (base := base_of(ledger, name, champion)):
+                if not waits(ledger, name):
+                    return None
                 raise UsageError(
                     f'"{name}" has no champion that we registered: see `unlearn train` and `models import`'
                 )
@@ -92,6 +123,8 @@ def next_batch(
                 base=base,
                 settings={"seed": seed, "manifest": manifest},
                 lease_seconds=lease_hours * 3600,
+                cadence_days=cadence_days,
+                reset_every=Settings().reset_every,
                 resume=True,
             )
             if found is None:
@@ -100,13 +133,12 @@ def next_batch(
                 _conclude(ledger, objects, champion, found.claim, into / _FACTS)
                 continue
             try:
-                batch = _selected(ledger, objects, found, manifest, name, ladder)
+                batch = _selected(ledger, objects, found, manifest, name, ladder, policies, reference)
             except UnlearningError as error:
                 with suppress(UnlearningError):  # the first error is the one to tell; the lease ends in any case
                     dissolve(ledger, found.claim, f"its rows could not be selected ({type(error).__name__})")
                 raise
             if batch is not None:
-                batch["policy"] = dict(policies.get(found.claim.kind, {}))
                 into.mkdir(parents=True, exist_ok=True)
                 (into / "claim.json").write_text(json.dumps({"claim": found.claim.as_plain(), **batch}))
                 return batch
@@ -114,7 +146,9 @@ def next_batch(
         ledger.close()
 
 
-def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run: str, desk: Path) -> str:
+def end_batch(
+    folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run: str, desk: Path, artifact: str = ""
+) -> str:
     """What became of the batch: closed, or the step that is tried next, held after the last. May be repeated.
 
     Args:
@@ -123,6 +157,7 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
         unlearned: The bundle of the model after.
         run: The pipeline's MLflow run.
         desk: An empty folder.
+        artifact: Address of the bundle's artifact; with it goes the whole run when one of its models is retired.
     """
     from unlearning.models.bundle import read_bundle
     from unlearning.tracking.promotion import store_bundle
@@ -134,10 +169,15 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
     try:
         if is_settled(ledger, claim):
             return "closed"
+        if artifact:
+            note_copies(ledger, claim, read_bundle(unlearned).digest, run_of(artifact))
         if verdict["outcome"] != "pass":
             following = turn_away(ledger, claim, outcome=verdict["outcome"], reasons=verdict["reasons"])
             return following or "held"
         bundle = read_bundle(unlearned)
+        again = retest(bundle, about)
+        if reasons := retested(ledger, claim, bundle.digest, again):
+            return turn_away(ledger, claim, outcome="fail", reasons=reasons) or "held"
         propose(objects, claim, bundle.digest)
         uri = store_bundle(objects, bundle)
         fetch_model(uri, desk / "read-back")
@@ -153,7 +193,7 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
         )
         left = desk / "left"
         left.mkdir(parents=True)
-        facts = _facts(bundle, claim, about, verdict, version=version, run=run)
+        facts = _facts(bundle, claim, about, [*verdict["gates"], *again], version=version, run=run)
         (left / "facts.json").write_text(json.dumps(facts))
         keep(objects, claim, _FACTS, left)
         _conclude(ledger, objects, champion, claim, desk / "facts")
@@ -170,36 +210,54 @@ def is_governed(name: str) -> bool:
         return False
     ledger = open_ledger()
     try:
-        return bool(ledger.events_of(name, "promoting"))
+        return bool((known := standing(ledger, name)).expected or known.open_batch)
     finally:
         ledger.close()
 
 
-def check_batches(ladder: Mapping[str, Any], policies: Mapping[str, Any]) -> None:
+def anything_waits(name: str) -> bool:
+    """Whether a run about a model has anything to do: requests, or files in the inbox."""
+    if waiting(store()):
+        return True
+    if not has_ledger():
+        return False
+    ledger = open_ledger(make=True)
+    try:
+        return waits(ledger, name)
+    finally:
+        ledger.close()
+
+
+def check_batches(
+    ladder: Mapping[str, Any], policies: Mapping[str, Any], *, reference: str = "none", task: str = ""
+) -> None:
     """Nothing, when the ladder's methods serve the kinds that they stand for, and the policies' bounds make sense.
 
     Args:
         ladder: As for `next_batch`.
         policies: As for `next_batch`.
+        reference: As for `next_batch`.
+        task: The model's, where it is known; empty: ids may be of a classifier's rows or a regressor's.
 
     Raises:
         UsageError: Naming the first mistake.
     """
-    from unlearning.methods import method
-    from unlearning.policy.gates import policy_for, policy_with
+    from unlearning.methods import METHODS, method
+    from unlearning.policy.gates import policy_for, policy_with, retest_policy, without_retest
 
     for what, given in (("ladder", ladder), ("policies", policies)):
-        if strangers := sorted(set(given) - set(LADDERS)):
-            raise UsageError(
-                f"{what}: no kind of request is called {strangers[0][:40]!r} (valid: {', '.join(LADDERS)})"
-            )
+        if strangers := sorted(set(given) - set(KINDS)):
+            raise UsageError(f"{what}: no kind of request is called {strangers[0][:40]!r} (valid: {', '.join(KINDS)})")
     for kind, steps in ladder.items():
         if not isinstance(steps, list) or not all(isinstance(one, dict) and "method" in one for one in steps):
             raise UsageError(f'ladder: wanted a list such as [{{"method": "amnesiac"}}] for {kind}')
         for one in steps:
-            method(one["method"], request=kind)
+            tasks = (task,) if task else METHODS[one["method"]].tasks if one["method"] in METHODS else TASKS
+            method(one["method"], request=kind, task=tasks[0])
     for kind, bounds in policies.items():
-        policy_with(bounds, policy_for("classification", kind))
+        known = [policy_for(one, kind, reference=reference != "none") for one in ((task,) if task else TASKS)]
+        policy_with(without_retest(bounds), dict(ChainMap(*map(dict, known))))
+        retest_policy(bounds)
 
 
 def _conclude(ledger: Ledger, objects: ObjectStore, champion: Champion, claim: Claim, desk: Path) -> None:
@@ -222,46 +280,60 @@ def _conclude(ledger: Ledger, objects: ObjectStore, champion: Champion, claim: C
 
 
 def _selected(
-    ledger: Ledger, objects: ObjectStore, found: Try, manifest: str, name: str, ladder: Mapping[str, Any]
+    ledger: Ledger,
+    objects: ObjectStore,
+    found: Try,
+    manifest: str,
+    name: str,
+    ladder: Mapping[str, Any],
+    policies: Mapping[str, Any],
+    reference: str,
 ) -> dict[str, Any] | None:
     """The batch's ids where the select stage finds them, and its method; None when there is nothing left to do."""
     import tempfile
+
+    from unlearning.policy.gates import without_retest
 
     claim = found.claim
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         address = _address(name, claim.base)
         card = fetch_model(address, Path(folder)).card
     data = fetch_manifest(manifest)
-    there = _not_forgotten(data, card, claim.kind)
-    wanted = prepare(ledger, claim, there.__contains__, evidence=data.digest)
+    mine = [{kind: rows for kind, rows in given.items() if kind == claim.kind} for given in (ladder, policies)]
+    check_batches(*mine, reference=reference, task=card.task)
+    wanted = prepare(ledger, claim, _to_forget(data, card, claim.kind), evidence=data.digest)
     if not wanted.ids:
         return None
     try:
         rows_for(card, data, claim.kind, wanted.ids, retain_per_class=0, seed=0)
     except UsageError as error:
-        why = str(error) if claim.kind == "class" else "the rows of these requests cannot be served as one batch"
+        why = str(error) if claim.kind in SPOKEN else "the rows of these requests cannot be served as one batch"
         set_aside(ledger, claim, " ".join(why.split())[:256])
         return None
     ids = ""
-    if claim.kind != "class":
+    if claim.kind not in SPOKEN:
         key = f"{IDS}/{claim.batch}.txt"
         objects.put(key, "".join(f"{one}\n" for one in wanted.ids).encode())
         ids = f"{objects.uri}/{key}"
-    rung = _rung(found, ladder)
+    rung = _rung(found, ladder.get(claim.kind) or (VALUES_LADDER if card.task == "regression" else LADDERS[claim.kind]))
     return {
         "count": wanted.requests,
         "kind": claim.kind,
-        "targets": list(wanted.ids) if claim.kind == "class" else [],
+        "targets": list(wanted.ids) if claim.kind in SPOKEN else [],
         "ids": ids,
         "model": address,
         "method": rung["method"],
         "settings": dict(rung.get("settings", {})),
+        "policy": without_retest(bounds := policies.get(claim.kind, {})),
+        "retest": {name: bound for name, bound in bounds.items() if name.startswith("retest.")},
+        "manifest": manifest,
+        "forgotten": {"classes": list(card.forgotten), "rows": card.forgotten_rows.get(data.digest, "")},
+        "work": f"{claim.batch}:{claim.token}",
         "step": found.step,
     }
 
 
-def _rung(found: Try, ladder: Mapping[str, Any]) -> Mapping[str, Any]:
-    steps = list(ladder.get(found.claim.kind) or LADDERS[found.claim.kind])
+def _rung(found: Try, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if found.step == "retrain":
         return {"method": "retrain"}
     place = {"first": 0, "stronger": 1, "other_method": 2, "bisect": 0}[found.step]
@@ -269,15 +341,24 @@ def _rung(found: Try, ladder: Mapping[str, Any]) -> Mapping[str, Any]:
     return chosen
 
 
-def _not_forgotten(data: Manifest, card: ModelCard, kind: str) -> set[str]:
-    """The ids of training rows that the model has not forgotten before."""
+def _to_forget(data: Manifest, card: ModelCard, kind: str) -> Callable[[str], bool]:
+    """Whether an id, or a range, means any training row that the model has not forgotten before."""
     import numpy as np
 
     rows = np.setdiff1d(data.rows("train"), forgotten_before(card, data))
+    if kind in RANGES:
+
+        def means_rows(text: str) -> bool:
+            try:
+                return bool(np.isin(rows, rows_meant(data, request_for(kind, [text]))).any())
+            except UsageError:
+                return True  # such as a period at the edge of the data: a person decides, nothing is closed for it
+
+        return means_rows
     table = data.table.take(rows)
     gone = set(card.forgotten)
     pairs = zip(table[_COLUMNS[kind]].to_pylist(), table["target"].to_pylist(), strict=True)
-    return {str(value) for value, target in pairs if value is not None and target not in gone}
+    return {str(value) for value, target in pairs if value is not None and target not in gone}.__contains__
 
 
 def _address(name: str, digest: str) -> str:
@@ -290,13 +371,20 @@ def _address(name: str, digest: str) -> str:
 
 
 def _facts(
-    bundle: Bundle, claim: Claim, about: Mapping[str, Any], verdict: Mapping[str, Any], *, version: int, run: str
+    bundle: Bundle,
+    claim: Claim,
+    about: Mapping[str, Any],
+    gates: Sequence[Mapping[str, Any]],
+    *,
+    version: int,
+    run: str,
 ) -> dict[str, Any]:
     from importlib.metadata import version as version_of
 
     card, method = bundle.card, bundle.card.method or {}
     names = ("metric", "value", "standard_error", "low", "high", "outcome")
-    measures = [asdict(Measure(**{name: gate[name] for name in names})) for gate in verdict["gates"]]
+    measures = [asdict(Measure(**{name: gate[name] for name in names})) for gate in gates if gate["outcome"] == "pass"]
+    unclear = [f"too few rows to tell: {gate['reason']}" for gate in gates if gate["outcome"] != "pass"]
     files = {path.name: _sha256(path) for path in sorted(bundle.folder.iterdir()) if path.is_file()}
     return {
         "made": {"digest": bundle.digest, "parent": card.parent, "number": str(version)},
@@ -308,8 +396,13 @@ def _facts(
         "method": {**method, "step": about["step"]},
         "measures": measures,
         "policy": digest_of([[one["metric"], one["low"], one["high"]] for one in measures]),
+        "limits": unclear,
         "provenance": {"run": run, "torch": version_of("torch")},
-        "obligations": {"oldModel": claim.base, "sourceData": "to be deleted by the controller"},
+        "obligations": {
+            "oldModel": claim.base,
+            "oldModelUntil": moment(datetime.now(UTC) + timedelta(days=Settings().retire_days)),
+            "sourceData": "to be deleted by the controller",
+        },
     }
 
 
@@ -321,7 +414,7 @@ def _sweep(ledger: Ledger, objects: ObjectStore, actor: str) -> None:
 
     sweep(ledger, objects, actor=actor)
     with ledger.reading() as connection:
-        query = sa.select(tables.batches.c.batch).where(tables.batches.c.state.in_(("claimed", "promoting")))
+        query = sa.select(tables.batches.c.batch).where(tables.ACTIVE)
         working = set(connection.execute(query).scalars())
     for key in list(objects.keys(IDS)):
         if key.rsplit("/", 1)[1].removesuffix(".txt") not in working:

@@ -58,10 +58,15 @@ def distill(
     from unlearning.progress import Lines
     from unlearning.reporting.figures import noise_pictures, training_curves
     from unlearning.training import best_device, generator
+    from unlearning_components.completions import stage_once
     from unlearning_components.handover import Checkpoints, forgotten_card, save_child, write_json
     from unlearning_components.surroundings import facts, fetch_manifest, task_for
 
-    with stage(run, "distill") as record:
+    given = {"manifest": manifest, "method": method, "settings": settings, "seed": seed}
+    reads = [original, model, forget, retain, holdout]
+    with stage_once(run, "distill", given=given, reads=reads, makes=[unlearned, preview]) as record:
+        if record is None:
+            return
         Path(preview.path).mkdir(parents=True, exist_ok=True)
         before = read_bundle(Path(original.path))
         network, card = load_bundle(Path(model.path))

@@ -56,18 +56,27 @@ def gate(
     Returns:
         pass, fail or inconclusive.
     """
+    from dataclasses import replace
     from pathlib import Path
 
     from unlearning.config import as_plain
     from unlearning.data.selection import read_rows
     from unlearning.models.bundle import read_bundle
+    from unlearning.policy.controls import controls
     from unlearning.policy.gates import judge, policy_for, policy_with
+    from unlearning.policy.overlaps import warnings
     from unlearning.reporting.report import render_html, render_markdown
+    from unlearning_components.completions import stage_once
     from unlearning_components.handover import read_json, write_json
     from unlearning_components.reports import run_report
-    from unlearning_components.surroundings import has_model, stage, tracker
+    from unlearning_components.surroundings import has_model, tracker
 
-    with stage(run, "gate") as record:
+    given = {"pipeline": pipeline, "model": model, "manifest": manifest, "seed": seed, "policy": policy}
+    models = [original, unlearned, retrained, forget, retain, holdout]
+    reads = [*models, preview, evaluation, attacks, findings, noise]
+    with stage_once(run, "gate", given=given, reads=reads, makes=[verdict, report, summary]) as record:
+        if record is None:
+            return str(read_json(Path(verdict.path, "verdict.json"))["outcome"])
         measured = [read_json(Path(evaluation.path, "evaluation.json")), read_json(Path(attacks.path, "attacks.json"))]
         if findings is not None and (audited := Path(findings.path, "audit.json")).is_file():
             measured.append(read_json(audited))
@@ -78,7 +87,11 @@ def gate(
         request, task = read_rows(forget.path)[1]["request"], read_bundle(Path(unlearned.path)).card.task
         reference = retrained is not None and has_model(retrained.path)
         bounds = policy_with(policy, policy_for(task, request, reference=reference, audit=len(measured) > 2))
+        control = controls(metrics, errors, task=task, request=request, reference=reference)
+        metrics, errors = {**metrics, **control.metrics}, {**errors, **control.standard_errors}
         decided = judge(metrics, errors, bounds, findings=measured[0]["findings"])
+        decided = replace(decided, caveats=(*control.sentences, *warnings(metrics)))
+        record.metrics(control.metrics)
         write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
         folders = {
             "original": original.path,

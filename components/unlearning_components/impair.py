@@ -47,10 +47,14 @@ def impair(
     from unlearning.models.bundle import load_bundle
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
+    from unlearning_components.completions import stage_once
     from unlearning_components.handover import read_noise, save_child
     from unlearning_components.surroundings import facts, fetch_manifest, task_for
 
-    with stage(run, "impair") as record:
+    given = {"manifest": manifest, "method": method, "settings": settings, "seed": seed}
+    with stage_once(run, "impair", given=given, reads=[original, noise, forget, retain], makes=[impaired]) as record:
+        if record is None:
+            return
         model, card = load_bundle(Path(original.path))
         data = fetch_manifest(manifest)
         trained, losses = row.stage("impair")(

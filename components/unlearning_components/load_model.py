@@ -21,6 +21,7 @@ def load_model(
     reads: list = ["forget", "retain", "calibration"],  # type: ignore[type-arg]
     reference: str = "none",
     audit: str = "none",
+    work: str = "",
 ) -> str:
     """Fetch the model, check its hashes, and open the pipeline's MLflow run.
 
@@ -39,6 +40,8 @@ def load_model(
         reads: Kinds of rows that the pipeline gives a method; one that reads others is refused.
         reference: Where the retrained model comes from, for the run and the policy's bounds.
         audit: Which deeper attacks there will be, likewise.
+        work: The deletion batch and its fencing token, from claim. With the same parameters a batch has one MLflow run,
+            whichever pipeline runs work on it, and stages that one of them finished are not run again.
 
     Returns:
         The id of the pipeline's MLflow run.
@@ -47,8 +50,11 @@ def load_model(
     from pathlib import Path
 
     from unlearning.data.selection import SPOKEN
+    from unlearning.ledger.events import digest_of
     from unlearning.methods import method as method_named
     from unlearning.policy.gates import check_audit, policy_for, policy_with
+    from unlearning.tracking.runs import JOB
+    from unlearning_components.completions import WORK
     from unlearning_components.surroundings import fetch_model, stage, tracker
 
     began = time.monotonic()
@@ -70,7 +76,11 @@ def load_model(
         "seed": seed,
         **({"forget": targets} if request in SPOKEN else {}),
     }
-    run = runs.open_run(pipeline, job, parameters, {"unlearning.pipeline": pipeline})
+    named = ", ".join(map(str, targets)) if request in SPOKEN else ""
+    shown = " ".join(filter(None, (pipeline, named if len(named) <= 40 else f"{named[:39]}…", method)))
+    tags = {"unlearning.pipeline": pipeline, JOB: job, **({WORK: work} if work else {})}
+    key = f"batch/{work.partition(':')[0]}/{digest_of(parameters)[:12]}" if work else job
+    run = runs.open_run(shown, key, parameters, tags)
     print(f"tracked as MLflow run {run}")
     with stage(run, "load_model", began=began) as record:
         record.params({"architecture": bundle.card.architecture, "digest": bundle.digest})

@@ -49,10 +49,15 @@ def repair(
     from unlearning.models.bundle import load_bundle, read_bundle
     from unlearning.progress import Lines
     from unlearning.training import best_device, generator
+    from unlearning_components.completions import stage_once
     from unlearning_components.handover import forgotten_card, read_noise, save_child
     from unlearning_components.surroundings import facts, fetch_manifest, task_for
 
-    with stage(run, "repair") as record:
+    given = {"manifest": manifest, "method": method, "settings": settings, "seed": seed}
+    reads = [original, impaired, noise, forget, retain]
+    with stage_once(run, "repair", given=given, reads=reads, makes=[repaired]) as record:
+        if record is None:
+            return
         model, card = load_bundle(Path(impaired.path))
         data = fetch_manifest(manifest)
         config = row.configure(settings, facts(card, forget.path, retain.path, data))

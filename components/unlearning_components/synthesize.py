@@ -47,10 +47,14 @@ def synthesize(
     from unlearning.progress import Lines
     from unlearning.reporting.figures import noise_pictures, training_curves
     from unlearning.training import best_device, generator
+    from unlearning_components.completions import stage_once
     from unlearning_components.handover import write_noise
     from unlearning_components.surroundings import facts, fetch_manifest
 
-    with stage(run, "synthesize") as record:
+    given = {"manifest": manifest, "method": method, "settings": settings, "seed": seed}
+    with stage_once(run, "synthesize", given=given, reads=[original, forget, retain], makes=[noise]) as record:
+        if record is None:
+            return
         model, card = load_bundle(Path(original.path))
         config = row.configure(settings, facts(card, forget.path, retain.path, fetch_manifest(manifest)))
         record.params({f"{method}.{name}": value for name, value in as_plain(config).items()})

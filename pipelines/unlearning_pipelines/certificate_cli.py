@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,18 +50,15 @@ def write_receipts(
 ) -> None:
     """Write the certificate of a settled batch, and receipts to give to those who asked."""
     from unlearning.errors import UsageError
-    from unlearning.ledger.certificate import PREFIX, receipts
+    from unlearning.ledger.certificate import receipts
     from unlearning.ledger.settlement import served_in
 
-    store = the_store()
     with opened() as found:
         wanted = [whole(found, ref) for ref in request or []]
         served = served_in(found, batch, "")
     if not served:
         raise UsageError(f"there is no batch {batch[:12]!r} with requests: see `unlearn requests status REQUEST`")
-    data = store.get(f"{PREFIX}/{batch}.dsse.json")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"certificate-{batch[:12]}.dsse.json").write_bytes(data)
+    data = certificate_in(out, batch).read_bytes()
     count = 0
     for given in receipts(data, served, wanted=wanted):
         name = f"receipt-{given['content']['request'][:12]}.json"
@@ -69,12 +67,30 @@ def write_receipts(
     typer.echo(f"{out}: the certificate and {count} receipts")
 
 
+def certificate_in(folder: Path, batch: str) -> Path:
+    """The certificate of a settled batch, as a file in a folder.
+
+    Args:
+        folder: Made when missing.
+        batch: The batch, all 64 digits.
+    """
+    from unlearning.ledger.certificate import PREFIX
+
+    data = the_store().get(f"{PREFIX}/{batch}.dsse.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"certificate-{batch[:12]}.dsse.json"
+    path.write_bytes(data)
+    return path
+
+
 def check_manifest(
     path: Annotated[str, typer.Argument(help="A .parquet manifest, or a data source such as digits.")],
     out: Annotated[Path | None, typer.Option(help="Where to write the numbers of the rows, one on each line.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check that a training set holds no row that was asked to be forgotten; ends with 3 when it does."""
+    from unlearning.data.selection import ForgetRequest, rows_meant
+    from unlearning.errors import UsageError
     from unlearning.ledger.exclusion import check, excluded
     from unlearning_components.surroundings import fetch_manifest
 
@@ -82,7 +98,13 @@ def check_manifest(
         manifest, barred = fetch_manifest(path), excluded(the_store())
         columns = {"sample": "sample_id", "subject": "subject_id", "class": "target"}
         values: dict[str, Any] = {kind: manifest.table[name].to_pylist() for kind, name in columns.items()}
-        result = check(found.names, barred, values, dataset=manifest.card.name or "*")
+
+        def rows_in(kind: Any, text: str) -> list[int]:
+            with suppress(UsageError):
+                return [int(row) for row in rows_meant(manifest, ForgetRequest(kind, (text,)))]
+            return []
+
+        result = check(found.names, barred, values, dataset=manifest.card.name or "*", rows_in=rows_in)
     if out is not None:
         out.write_text("".join(f"{row}\n" for row in result.rows))
     parts = ", ".join(f"{number} by {kind}" for kind, number in result.by_kind.items() if number)

@@ -101,7 +101,7 @@ def run(
 
     arguments = parse(pipeline, set_ or [])
     parameters = {**defaults(pipeline), **arguments}
-    if "model" in parameters and "model" not in arguments:
+    if {"model", "name"} & parameters.keys() and not {"model", "name"} & arguments.keys():
         ensure_default_model(pipeline, parameters)
     check_run(pipeline, parameters)
     with stages_shown() as on_stage:

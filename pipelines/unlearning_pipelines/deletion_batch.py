@@ -6,6 +6,7 @@ from unlearning_components.attack import attack
 from unlearning_components.claim import claim
 from unlearning_components.evaluate import evaluate
 from unlearning_components.gate import gate
+from unlearning_components.retrain import retrain
 from unlearning_components.settle import settle
 from unlearning_pipelines.tasks import begin, change, task
 
@@ -19,9 +20,11 @@ def deletion_batch(
     retain_per_class: int = 0,
     policies: dict = {},  # type: ignore[type-arg]
     ladder: dict = {},  # type: ignore[type-arg]
+    reference: str = "none",
+    cadence_days: float = 7.0,
     seed: int = 0,
 ) -> None:
-    """Claim; then, if any request waits: load, select, unlearn, evaluate and attack, gate, settle.
+    """Claim; then, if any request waits: load, select, unlearn, retrain if asked, evaluate and attack, gate, settle.
 
     Args:
         name: The registered model; its champion is what forgets.
@@ -32,13 +35,17 @@ def deletion_batch(
         policies: Kind of request to gate bounds that differ from the default, such as {"class":
             {"retain_accuracy_drop.test": {"high": 0.1}}}.
         ladder: Kind of request to a list of methods by rung, such as {"class": [{"method": "unsir"}]}.
+        reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
+            trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
+        cadence_days: Until the next run. What is due before that is retrained at once: there is time for one try only.
         seed: Of every random choice; the same seed gives the same model.
     """
     job = f"{dsl.PIPELINE_JOB_NAME_PLACEHOLDER}/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
-    more = {"limit": limit, "lease_hours": lease_hours, "seed": seed, "ladder": ladder, "policies": policies}
-    claimed = task(claim(name=name, manifest=manifest, job=job, **more))
+    more = {"limit": limit, "lease_hours": lease_hours, "ladder": ladder, "policies": policies}
+    when = {"reference": reference, "cadence_days": cadence_days, "seed": seed}
+    claimed = task(claim(name=name, manifest=manifest, job=job, **more, **when))
     with dsl.If(claimed.outputs["Output"] > 0, name="requests-wait"):
-        what = {key: claimed.outputs[key] for key in ("model", "method")}
+        what = {key: claimed.outputs[key] for key in ("model", "method", "work")}
         begun = begin(
             "deletion_batch",
             request=claimed.outputs["kind"],
@@ -47,12 +54,16 @@ def deletion_batch(
             manifest=manifest,
             retain_per_class=retain_per_class,
             policy=claimed.outputs["policy"],
+            reference=reference,
             seed=seed,
             **what,
         )
         changed = change(begun, method=what["method"], settings=claimed.outputs["settings"], seed=seed)
         rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
-        both = {"original": begun.original, "unlearned": changed.unlearned, "run": begun.run, "manifest": manifest}
+        common = {"run": begun.run, "manifest": manifest}
+        seen = {"original": begun.original, "forget": begun.forget, "retain": begun.retain}
+        retrained = task(retrain(**seen, **common, reference=reference, seed=seed)).outputs["retrained"]
+        both = {"original": begun.original, "unlearned": changed.unlearned, "retrained": retrained, **common}
         evaluation = task(evaluate(**both, **rows)).outputs["evaluation"]
         attacks = task(attack(**both, **rows, seed=seed)).outputs["attacks"]
         shown = {"preview": changed.preview, "noise": changed.noise, "pipeline": "deletion_batch"}

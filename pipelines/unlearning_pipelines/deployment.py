@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearning.config import as_plain, build
 from unlearning.errors import ModelError, UsageError
+from unlearning_components.bookkeeping import anything_waits
 from unlearning_components.surroundings import fetch_manifest, open_for, stage, store, tracker
 from unlearning_pipelines.preflight import check_registered, check_run, check_services, claim_home, known
 
@@ -227,7 +228,7 @@ def check_before_training(pipeline: str, parameters: Mapping[str, Any]) -> None:
     Raises:
         UnlearningError: As for `check_run`.
     """
-    chosen = _bundled(parameters["model"])
+    chosen = _bundled(default_model(parameters))
     data = fetch_manifest(chosen["manifest"])
     card = card_to_train(data, chosen["architecture"], chosen["arguments"], chosen["recipe"])
     check_run(pipeline, parameters, card=card)
@@ -238,18 +239,24 @@ def ensure_default_model(pipeline: str, parameters: Mapping[str, Any]) -> None:
 
     Args:
         pipeline: Its name.
-        parameters: All of the pipeline's, its model the default one; checked before anything is trained.
+        parameters: All of the pipeline's, its model the default one; checked before anything is trained. For a batch of
+            requests it is trained only when some wait.
 
     Raises:
         UnlearningError: As for `check_run`.
     """
-    uri = parameters["model"]
-    if known(uri):
+    uri = default_model(parameters)
+    if known(uri) or ("model" not in parameters and not anything_waits(parameters["name"])):
         return
     check_before_training(pipeline, parameters)
     name = _name(uri)
     print(f"no model at {uri} yet: training the bundled one on {_bundled(uri)['manifest']} first", flush=True)
     train_model(name=name, **_bundled(uri), seed=0)
+
+
+def default_model(parameters: Mapping[str, Any]) -> str:
+    """The address of the model that a pipeline with these parameters starts from."""
+    return str(parameters.get("model") or f"models:/{parameters['name']}@champion")
 
 
 def _name(uri: str) -> str:

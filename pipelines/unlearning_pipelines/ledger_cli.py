@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from unlearning.ledger.filing import Filed
     from unlearning.ledger.overview import Status
     from unlearning.ledger.store import Ledger
 
@@ -32,9 +33,9 @@ By = Annotated[str, typer.Option("--by", help="The role that does it, never a pe
 @requests.command()
 def add(
     key: Annotated[str, typer.Option(help="The controller's own name of the request; the same twice is the same.")],
-    id_: Annotated[list[str], typer.Option("--id", help="A class, subject or sample id; repeat for more.")],
+    id_: Annotated[list[str], typer.Option("--id", help="A class, an id, a range or a period; repeat for more.")],
     model: Annotated[str, typer.Option(help="The registered model that is to forget.")],
-    kind: Annotated[str, typer.Option(help="What the ids are of: class, subject or sample.")] = "subject",
+    kind: Annotated[str, typer.Option(help="class, subject, sample, target (0:80) or period (2017-03).")] = "subject",
     controller: Annotated[str, typer.Option(help="Who asks on behalf of the person.")] = "desk",
     dataset: Annotated[str, typer.Option(help='Name of the data set, or "*".')] = "*",
     regulation: Annotated[str, typer.Option(help="gdpr, uk_gdpr, ccpa, other or internal.")] = "gdpr",
@@ -44,23 +45,38 @@ def add(
     as_json: Json = False,
 ) -> None:
     """File one request."""
+    more = {"controller": controller, "dataset": dataset, "regulation": regulation, "submitted_at": submitted}
+    more["priority"] = "expedite" if expedite else "normal"
+    filed, due = file_one(key=key, id_=id_, model=model, kind=kind, by=by, **more)
+    typer.echo(f"{filed.status} as {filed.ref[:12]}, due {due[:10]}")
+    last_line({**asdict(filed), "due_at": due}, as_json)
+
+
+def file_one(
+    *, key: str, id_: list[str], model: str, kind: str, by: str = DESK, submitted_at: str = "", **more: str
+) -> tuple[Filed, str]:
+    """What became of a request, and its due date.
+
+    Args:
+        key: The controller's own name of it.
+        id_: Classes, ids, ranges or periods.
+        model: The registered model.
+        kind: What the ids are of.
+        by: The role that files it.
+        submitted_at: When the person asked; now when empty.
+        **more: Further fields of a request, by name.
+
+    Raises:
+        UsageError: When it cannot be filed, with the reason.
+    """
     from unlearning.errors import DataError, UsageError
     from unlearning.ledger.events import moment
     from unlearning.ledger.filing import file_requests
     from unlearning.ledger.requests import request_from
 
     with opened(make=True) as found:
-        values = {
-            "key": key,
-            "ids": id_,
-            "model": model,
-            "kind": kind,
-            "controller": controller,
-            "dataset": dataset,
-            "regulation": regulation,
-            "submitted_at": submitted or moment(found.clock()),
-            "priority": "expedite" if expedite else "normal",
-        }
+        values = {"key": key, "ids": id_, "model": model, "kind": kind, "controller": "desk", **more}
+        values["submitted_at"] = submitted_at or moment(found.clock())
         try:
             request = request_from(values)
         except DataError as error:
@@ -68,9 +84,7 @@ def add(
         (filed,) = file_requests(found, [request], actor=by)
         if filed.reason:
             raise UsageError(f"the request was not filed: {filed.reason}")
-        due = next(iter(_rows(found, filed.ref)))["due_at"]
-    typer.echo(f"{filed.status} as {filed.ref[:12]}, due {due[:10]}")
-    last_line({**asdict(filed), "due_at": due}, as_json)
+        return filed, str(next(iter(_rows(found, filed.ref)))["due_at"])
 
 
 @requests.command(name="import")
@@ -100,6 +114,20 @@ def import_(
     last_line(asdict(report), as_json)
     if strict and report.rejected:
         raise typer.Exit(1)
+
+
+@requests.command()
+def intake(by: By = "intake", as_json: Json = False) -> None:
+    """Import what was dropped under requests/inbox/ in the object store; every batch begins with it, too."""
+    from unlearning.ledger.inbox import take_in, totals
+
+    with opened(make=True) as found:
+        drops = take_in(found, the_store(), actor=by)
+    typer.echo(totals(drops))
+    for one in drops:
+        if one.refused or one.rejected:
+            typer.echo(f"  {one.report}: {one.refused or f'{one.rejected} rejected'}")
+    last_line({"files": [asdict(one) for one in drops]}, as_json)
 
 
 @requests.command(name="list")
@@ -278,6 +306,19 @@ def plan(
 
 
 @ledger.command()
+def free(
+    batch: Annotated[str, typer.Argument(help="A batch at work, as the status names it; its first 6 digits or more.")],
+    by: By = "operator",
+) -> None:
+    """Let the next run take a batch over at once, because the run that had it is dead."""
+    from unlearning.ledger.claims import expire
+
+    with opened() as found:
+        owner = expire(found, batch, actor=by)
+    typer.echo(f"batch {batch[:12]} is no longer {owner}'s: the next run goes on with it")
+
+
+@ledger.command()
 def rollback(
     model: Annotated[str, typer.Argument(help="The registered model.")],
     version: Annotated[int, typer.Argument(help="The version that is to serve again.", min=1)],
@@ -293,6 +334,36 @@ def rollback(
         wanted = registry.version(model, str(version))
         roll_back(found, model, wanted.digest, Champion(registry, model), actor=by)
     typer.echo(f"models:/{model}/{version} serves")
+
+
+@ledger.command()
+def retire(
+    model: Annotated[str, typer.Argument(help="The registered model; all of them when left out.")] = "",
+    days: Annotated[float, typer.Option(help="Keep what served until so many days ago; UNLEARN_RETIRE_DAYS.")] = -1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
+    by: By = "retire",
+    as_json: Json = False,
+) -> None:
+    """Remove models that serve no more: every version, MLflow's copies, the runs' artifacts; proved by listing."""
+    from unlearning.ledger.retirement import retirable, retire_one
+    from unlearning.settings import Settings
+    from unlearning.tracking import Registry
+    from unlearning_components.surroundings import tracker
+
+    keep = Settings().retire_days if days < 0 else days
+    done, waiting = list[str](), list[str]()
+    with opened() as found:
+        store, registry = the_store(), Registry(tracker())
+        for name, digest in retirable(found, model=model, days=keep):
+            if dry_run:
+                typer.echo(f"{name} {digest[:12]} would be removed")
+                waiting.append(digest)
+                continue
+            gone = retire_one(found, store, registry, name, digest, days=keep, actor=by)
+            typer.echo(f"{name} {digest[:12]}: {gone.text()}")
+            (done if gone.removed is not None else waiting).append(digest)
+    typer.echo(f"{len(done)} models removed")
+    last_line({"removed": done, "waiting": waiting, "days": keep}, as_json)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from unlearning.methods import METHODS, candidates, method, settings_by_method
 from unlearning.policy.gates import check_audit, policy_for, policy_with
 from unlearning.settings import Settings
 from unlearning.tracking import check_name
-from unlearning_components.bookkeeping import check_batches
+from unlearning_components.bookkeeping import anything_waits, check_batches
 from unlearning_components.surroundings import (
     check_fit,
     facts_of,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from unlearning.models.bundle import ModelCard
 
 MARKER = "kfp-unlearning.json"
+BUNDLED_NAME = "digits"
+"""The model of a batch of requests when no other is named."""
 
 
 def check_home() -> None:
@@ -85,9 +87,17 @@ def check_run(pipeline: str, parameters: Mapping[str, Any], *, card: ModelCard |
         UnlearningError: The first thing that is wrong, in the class that says what to mend.
     """
     if pipeline == "deletion_batch":  # its rows and method are those of the requests that wait
-        check_batches(parameters["ladder"], parameters["policies"])
+        check_batches(parameters["ladder"], parameters["policies"], reference=parameters["reference"])
         check_services()
-        check_fit(_card_at(f"models:/{parameters['name']}@champion"), fetch_manifest(parameters["manifest"]))
+        name = parameters["name"]
+        model = f"models:/{name}@champion"
+        idle = name == BUNDLED_NAME and not anything_waits(name)  # it is trained when there is something to do
+        if card is None and (known(model) or not idle):
+            card = _card_at(model)
+        if card is not None:
+            check_fit(card, fetch_manifest(parameters["manifest"]))
+            how = {"reference": parameters["reference"], "task": card.task}
+            check_batches(parameters["ladder"], parameters["policies"], **how)
         return
     request = parameters.get("request", "class")
     if request not in KINDS:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unlearning.tracking import Registry
+from unlearning.tracking.runs import VERDICT
 from unlearning_components.surroundings import tracker
-from unlearning_pipelines.local import OnStage, run_locally
+from unlearning_pipelines.deletions import deletions_since, last_event
+from unlearning_pipelines.local import LocalRun, OnStage, run_locally
+from unlearning_pipelines.parameters import defaults
 from unlearning_pipelines.preflight import claim_home
+
+BATCH = "deletion_batch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +32,7 @@ class Result:
         summary: The page in short, as Markdown, where the pipeline gives one; else empty.
         mlflow_run_id: Of the whole pipeline; empty when nothing waited.
         seconds: Stage to seconds, and "total" for the wall time.
+        deletions: Of `deletion_batch`: what each request became, certificates, public key; empty for other pipelines.
     """
 
     pipeline: str
@@ -36,6 +43,7 @@ class Result:
     summary: str
     mlflow_run_id: str
     seconds: dict[str, float]
+    deletions: dict[str, Any] = field(default_factory=dict)
 
 
 def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnStage) -> Result:
@@ -53,6 +61,7 @@ def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnSta
     root = claim_home() / "runs"
     began = time.monotonic()
     opened: list[str] = []
+    before = last_event() if pipeline == BATCH else 0
     try:
         ended = run_locally(pipeline, arguments, root=root, on_stage=on_stage, on_run=opened.append)
     except BaseException:
@@ -65,6 +74,8 @@ def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnSta
         raise ended.error
     numbers = tracker().summary_of(ended.mlflow_run) if ended.mlflow_run else {}
     seconds = {name.removeprefix("seconds."): v for name, v in numbers.items() if name.startswith("seconds.")}
+    if pipeline == BATCH:
+        ended = _of_batch(ended, {**defaults(pipeline), **arguments}["name"], before)
     return Result(
         pipeline=pipeline,
         verdict=str(ended.outputs.get("verdict", "")),
@@ -74,4 +85,18 @@ def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnSta
         summary=str(Path(ended.outputs["summary"]).absolute()) if "summary" in ended.outputs else "",
         mlflow_run_id=ended.mlflow_run,
         seconds={**seconds, "total": round(time.monotonic() - began, 3)},
+        deletions=ended.outputs.get("deletions", {}),
     )
+
+
+def _of_batch(ended: LocalRun, name: str, before: int) -> LocalRun:
+    """The run with outputs, which its pipeline cannot have: its stages stand under a condition."""
+    found = deletions_since(before, name, ended.mlflow_run)
+    outputs: dict[str, Any] = {"deletions": found.as_plain()}
+    if ended.mlflow_run:
+        outputs["verdict"] = tracker().tags_of(ended.mlflow_run).get(VERDICT, "")
+    if found.certificates:
+        outputs["model_uri"] = Registry(tracker()).version(name, "champion").bundle_uri
+    if found.report:
+        outputs["report"] = found.report
+    return replace(ended, outputs=outputs)

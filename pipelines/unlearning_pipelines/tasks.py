@@ -63,12 +63,12 @@ def begin(
     Args:
         pipeline: Its name.
         manifest: The data set.
-        request: What is forgotten: class, subject or sample.
+        request: What is forgotten: class, subject, sample, target or period.
         retain_per_class: Most retain rows of each class.
         seed: Of the run.
         forget: The classes, for a pipeline that takes some.
         ids: Where the ids are, for a pipeline that takes some.
-        **more: Of load_model: model, method, policy, reads, reference, audit.
+        **more: Of load_model: model, method, policy, reads, reference, audit, work.
     """
     data = {"manifest": manifest, "request": request, "retain_per_class": retain_per_class, "seed": seed}
     data |= {} if forget is None else {"targets": forget}

@@ -3,30 +3,39 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.chain import CANARY, Chain
 
+from unlearning.data.selection import ForgetRequest, as_ranges, rows_meant
 from unlearning.data.sources import make_manifest
 from unlearning.errors import DataError, StorageError, UsageError
 from unlearning.ledger.certificate import PREFIX
 from unlearning.ledger.checking import check_certificate, ok
-from unlearning.ledger.filing import file_requests
+from unlearning.ledger.events import moment
+from unlearning.ledger.exclusion import check, excluded
+from unlearning.ledger.filing import cancel, file_requests
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.overview import find, list_requests
 from unlearning.ledger.requests import request_from
 from unlearning.ledger.serving import roll_back
 from unlearning.ledger.signing import public_key
 from unlearning.ledger.verification import verify
-from unlearning.models.bundle import read_bundle
+from unlearning.models.bundle import load_bundle, read_bundle, save_bundle
+from unlearning.policy.gates import policy_for
 from unlearning.settings import Settings
 from unlearning.storage import download_folder
 from unlearning.tracking import Champion, promote_bundle
 from unlearning_components import bookkeeping
 from unlearning_components.bookkeeping import IDS, end_batch, is_governed, next_batch
+from unlearning_components.retesting import measured
 from unlearning_components.surroundings import store
+from unlearning_pipelines.deployment import train_model
+from unlearning_pipelines.preflight import MARKER
 
 SETTINGS = {"noise_steps": 4, "noise_batch": 16}
 LADDER = {"class": [{"method": "unsir", "settings": SETTINGS}]}
@@ -51,7 +60,8 @@ def name(place: Any, request: pytest.FixtureRequest) -> str:
 def asked(name: str, key: str, kind: str, *ids: str) -> str:
     values = {"controller": "shop", "key": key, "kind": kind, "ids": list(ids), "model": name}
     ledger = open_ledger(make=True)
-    (filed,) = file_requests(ledger, [request_from({**values, "submitted_at": "2026-11-20T12:00:00Z"})], actor="intake")
+    request = request_from({**values, "submitted_at": moment(ledger.clock())})
+    (filed,) = file_requests(ledger, [request], actor="intake")
     ledger.close()
     return filed.ref
 
@@ -115,7 +125,9 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     assert (batch["count"], batch["targets"], batch["method"], batch["ids"]) == (1, ["two"], "unsir", "")
     assert state(missing) == ("closed", "no_data_found")
     assert following(place, name, tmp_path / "other") is None, "one batch at a time"
-    assert following(place, name, tmp_path / "batch") == batch, "a stage that is tried again goes on"
+    again = following(place, name, tmp_path / "batch")
+    assert {**again, "work": ""} == {**batch, "work": ""}, "a stage that is tried again goes on"
+    assert again["work"].partition(":")[0] == batch["work"].partition(":")[0]
     path = Path(without_two.artifacts["unlearned"].path)
     for number in range(2):
         desk = tmp_path / f"desk-{number}"
@@ -153,6 +165,46 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     assert place.registry.version(name, "champion").digest == bundle.digest
 
 
+def test_what_was_forgotten_before_and_shows_again_is_never_promoted(
+    place: Any, name: str, without_two: Chain, tmp_path: Path
+) -> None:
+    path = Path(without_two.artifacts["unlearned"].path)
+    first = asked(name, "relapse-1", "class", "two")
+    following(place, name, tmp_path / "first")
+    assert end_batch(tmp_path / "first", PASSED, path, run=without_two.run, desk=tmp_path / "desk-1") == "closed"
+    assert state(first)[0] == "closed"
+    second = asked(name, "relapse-2", "class", "three")
+    batch = following(place, name, tmp_path / "second")
+    assert batch["forgotten"]["classes"] == ["two"]
+    champion, folder = read_bundle(path), tmp_path / "relapsed"
+    card = replace(champion.card, parent=champion.digest, forgotten=("two", "three"))
+    relapsed = save_bundle(load_bundle(place.original.folder)[0], card, folder)
+    desk = tmp_path / "desk-2"
+    assert end_batch(tmp_path / "second", PASSED, relapsed.folder, run=without_two.run, desk=desk) == "stronger"
+    assert (state(second)[0], place.registry.version(name, "champion").digest) == ("pending", champion.digest)
+    ledger = open_ledger()
+    (alarm,) = ledger.events_of(name, "eroded")
+    assert "retest.class_accuracy" in alarm.content["reasons"][0]
+    ledger.close()
+    assert following(place, name, tmp_path / "third")["method"] == "retrain"
+    desk = tmp_path / "desk-3"
+    assert end_batch(tmp_path / "third", FAILED, relapsed.folder, run=without_two.run, desk=desk) == "held"
+
+
+def test_the_retest_knows_a_model_that_forgot_from_one_that_did_not(place: Any, without_two: Chain) -> None:
+    data = make_manifest(place.source)
+    rows = as_ranges(data.rows("train")[:60])
+    knows, knows_error = measured(place.original, data, ["two"], rows)
+    forgot, _ = measured(read_bundle(Path(without_two.artifacts["unlearned"].path)), data, ["two"], "")
+    assert knows["retest.class_accuracy"] > 0.8
+    assert forgot["retest.class_accuracy"] < 0.2
+    assert set(knows) == set(knows_error) == {"retest.class_accuracy", "retest.seen_gap", "retest.membership_auc"}
+    assert set(forgot) == {"retest.class_accuracy"}
+    assert abs(knows["retest.seen_gap"]) < 0.2
+    assert 0 < knows_error["retest.seen_gap"] < 0.2
+    assert 0.2 < knows["retest.membership_auc"] < 0.8
+
+
 def test_rows_wait_in_the_vault_and_a_refused_batch_climbs_the_ladder(place: Any, name: str, tmp_path: Path) -> None:
     data = make_manifest(place.source)
     ref = asked(name, "rows", "sample", *data.table["sample_id"].take(data.rows("train")[:2]).to_pylist())
@@ -173,6 +225,140 @@ def test_rows_wait_in_the_vault_and_a_refused_batch_climbs_the_ladder(place: Any
         assert batch["method"] == wanted
         answer = end_batch(tmp_path / wanted, FAILED, tmp_path, run=chain.run, desk=tmp_path / f"{wanted}-desk")
     assert (answer, state(ref)) == ("held", ("held", ""))
+
+
+def test_half_of_a_batch_is_served_while_the_rest_waits(
+    place: Any, name: str, without_two: Chain, tmp_path: Path
+) -> None:
+    two, one = asked(name, "two", "class", "two"), asked(name, "one", "class", "one")
+    for number, wanted in enumerate(("unsir", "unsir", "unsir")):
+        batch = following(place, name, tmp_path / f"try-{number}")
+        assert (batch["method"], batch["count"]) == (wanted, 2)
+        end_batch(tmp_path / f"try-{number}", FAILED, tmp_path, run="", desk=tmp_path / f"desk-{number}")
+    batch = following(place, name, tmp_path / "half")
+    assert (batch["step"], batch["targets"]) == ("bisect", ["two"])
+    path = Path(without_two.artifacts["unlearned"].path)
+    assert end_batch(tmp_path / "half", PASSED, path, run=without_two.run, desk=tmp_path / "desk") == "closed"
+    assert (state(two), state(one)) == (("closed", "erased_approx_audited"), ("pending", ""))
+    batch = following(place, name, tmp_path / "rest")
+    assert batch["targets"] == ["one"]
+
+
+@pytest.mark.slow
+def test_every_rung_runs_its_own_stages_and_the_last_ends_the_obligation(place: Any, name: str, tmp_path: Path) -> None:
+    refs = [asked(name, one, "class", one) for one in ("one", "two")]
+    rungs = (
+        ("first", "unsir", 2),
+        ("stronger", "amnesiac", 2),
+        ("other_method", "negative_gradient_plus", 2),
+        ("bisect", "unsir", 1),
+        ("retrain", "retrain", 2),
+    )
+    short = {"unsir": SETTINGS}
+    every = dict.fromkeys(set(policy_for("classification", "class")) - {"weights_changed"}, "none")
+    for step, method, count in rungs:
+        batch = following(place, name, tmp_path / step, ladder={})
+        assert (batch["step"], batch["method"], batch["count"]) == (step, method, count)
+        chain: Chain = place.chain(
+            f"rung-{step}",
+            **{key: batch[key] for key in ("model", "method", "targets", "work")},
+            settings=short.get(method, {}),
+            policy=every if step == "retrain" else {**every, "weights_changed": {"low": 1e9}},
+        )
+        for stage in ("load_model", "select", "synthesize", "impair", "repair", "distill", "evaluate", "attack"):
+            chain.call(stage)
+        assert chain.call("gate") == ("pass" if step == "retrain" else "fail")
+        verdict = json.loads(Path(chain.artifacts["verdict"].path, "verdict.json").read_text())
+        unlearned = Path(chain.artifacts["unlearned"].path)
+        answer = end_batch(tmp_path / step, verdict, unlearned, run=chain.run, desk=tmp_path / f"{step}-desk")
+        if step != "retrain":
+            assert [state(ref) for ref in refs] == [("pending", "")] * 2, "held back, and never dropped"
+            assert place.registry.version(name, "champion").version == 1
+    assert answer == "closed"
+    assert [state(ref) for ref in refs] == [("closed", "erased_exact")] * 2
+    assert place.registry.version(name, "champion").version == 2
+
+
+def test_what_is_due_before_the_next_run_is_retrained_at_once(place: Any, name: str, tmp_path: Path) -> None:
+    asked(name, "due", "class", "two")
+    assert following(place, name, tmp_path / "batch", cadence_days=40.0)["method"] == "retrain"
+
+
+@pytest.fixture(scope="module")
+def values_name(place: Any) -> str:
+    """A registered model that predicts values."""
+    (place.home / MARKER).write_text("{}")
+    recipe = {"epochs": 5, "learning_rate": 0.005, "batch_size": 64, "loss": "l1"}
+    how = {"architecture": "mlp", "arguments": {"hidden": [8]}, "recipe": recipe, "seed": 0}
+    train_model(name="values", manifest="diabetes", **how)
+    return "values"
+
+
+def test_ranges_of_values_are_forgotten_and_what_they_do_not_meet_is_closed_or_held(
+    place: Any, values_name: str, tmp_path: Path
+) -> None:
+    given = {"limit": 0, "lease_hours": 1.0, "seed": 0, "ladder": {}, "policies": {}, "owner": "run-values"}
+    low, none = asked(values_name, "low", "target", ":80"), asked(values_name, "none", "target", "900:")
+    into = tmp_path / "batch"
+    batch = next_batch(values_name, "diabetes", into=into, **given)
+    assert batch is not None
+    assert (batch["kind"], batch["targets"], batch["method"], batch["ids"]) == ("target", [":80"], "blindspot", "")
+    assert state(none) == ("closed", "no_data_found")
+    policy = dict.fromkeys(set(policy_for("regression", "target")) - {"weights_changed"}, "none")
+    chain = Chain(
+        tmp_path,
+        manifest="diabetes",
+        job="test/values",
+        **{key: batch[key] for key in ("model", "method", "targets", "work")},
+        request="target",
+        settings={"epochs": 1, "blind_epochs": 1},
+        policy=policy,
+    )
+    for stage in ("load_model", "select", "synthesize", "impair", "repair", "distill", "evaluate", "attack", "gate"):
+        chain.call(stage)
+    verdict = json.loads(Path(chain.artifacts["verdict"].path, "verdict.json").read_text())
+    unlearned = Path(chain.artifacts["unlearned"].path)
+    assert end_batch(into, verdict, unlearned, run=chain.run, desk=tmp_path / "desk") == "closed"
+    assert state(low) == ("closed", "erased_approx_audited")
+    data = make_manifest("diabetes")
+    gone = data.rows("train")[data.targets()[data.rows("train")] < 80]
+    assert read_bundle(unlearned).card.forgotten_rows == {data.digest: as_ranges(gone)}
+    names = open_ledger()
+    found = check(
+        names.names,
+        excluded(store()),
+        {},
+        dataset=data.card.name,
+        rows_in=lambda kind, text: rows_meant(data, ForgetRequest(kind, (text,))).tolist(),
+    )
+    names.close()
+    assert {int(row) for row in gone} <= set(found.rows)
+    assert max(data.targets()[list(found.rows)]) < 80
+    again, every = asked(values_name, "again", "target", ":75"), asked(values_name, "all", "target", "0:1e9")
+    assert next_batch(values_name, "diabetes", into=tmp_path / "next", **given) is None
+    assert (state(again), state(every)[0]) == (("closed", "no_data_found"), "held")
+
+
+def test_a_period_is_claimed_and_one_that_the_data_cannot_tell_is_left_to_a_person(place: Any, tmp_path: Path) -> None:
+    start = datetime(2017, 1, 30, 5)
+    lines = [f"{start + timedelta(hours=step)},{step % 7},{step % 24}" for step in range(200)]
+    (tmp_path / "s.csv").write_text("\n".join(["date,load,heat", *lines]) + "\n")
+    source = f"windows:{tmp_path / 's.csv'}?target=heat&encoder=6&horizon=3"
+    (place.home / MARKER).write_text("{}")
+    train_model(name="heat", manifest=source, architecture="", arguments={}, recipe={"epochs": 1}, seed=0)
+    given = {"limit": 0, "lease_hours": 1.0, "seed": 0, "ladder": {}, "policies": {}, "owner": "run-heat"}
+    day = asked("heat", "day", "period", "2017-02-01")
+    batch = next_batch("heat", source, into=tmp_path / "batch", **given)
+    assert batch is not None
+    assert (batch["kind"], batch["targets"], batch["method"]) == ("period", ["2017-02-01"], "blindspot")
+    end_batch(tmp_path / "batch", FAILED, tmp_path, run="", desk=tmp_path / "desk")
+    assert state(day) == ("pending", "")
+    ledger = open_ledger()
+    cancel(ledger, day, "taken back", actor="desk")
+    ledger.close()
+    edge = asked("heat", "edge", "period", "2019")
+    assert next_batch("heat", source, into=tmp_path / "edge", **given) is None
+    assert state(edge)[0] == "held"
 
 
 @pytest.mark.parametrize("where", ["serve", "settle_batch", "seal"])

@@ -36,7 +36,9 @@ def test_every_stage_may_be_killed_once_and_the_run_still_ends_as_one_run(
         assert call(chain, stage) == 0, stage
     chain = Chain(chain.folder, **chain.parameters)
     pipelines = [
-        run for run in place.runs("tags.`unlearning.kind` = 'pipeline'") if run.info.run_name == "delete_class"
+        run
+        for run in place.runs("tags.`unlearning.kind` = 'pipeline'")
+        if run.data.tags["unlearning.pipeline"] == "delete_class"
     ]
     assert [(run.info.run_id, run.info.status) for run in pipelines] == [(chain.run, "FINISHED")]
     assert place.children(chain.run) == {stage: ["FAILED", "FINISHED"] for stage in COMPONENTS}

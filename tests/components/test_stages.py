@@ -106,6 +106,7 @@ def test_load_model_gives_the_registered_bundle_and_opens_the_run(place: Any, do
         "forget": '["two"]',
     }
     assert parent.data.tags["unlearning.pipeline"] == "delete_class"
+    assert parent.info.run_name == "delete_class two unsir", "what the list of runs shows"
 
 
 def test_select_divides_the_rows_as_the_request_says(place: Any, done: Chain) -> None:

@@ -23,9 +23,9 @@ from unlearning.data.samples import Rows
 from unlearning.data.selection import as_ranges
 from unlearning.data.sources import fit_scaling, make_manifest
 from unlearning.errors import PipelineError
+from unlearning.ledger.events import moment
 from unlearning.ledger.filing import file_requests
 from unlearning.ledger.opening import open_ledger
-from unlearning.ledger.overview import find
 from unlearning.ledger.requests import request_from
 from unlearning.ledger.segments import verify_sealed
 from unlearning.ledger.verification import verify
@@ -45,8 +45,9 @@ pytestmark = pytest.mark.slow
 
 UNLEARN = str(Path(sys.executable).with_name("unlearn"))
 MEASURING = {"evaluate", "attack", "gate"}
-BATCHED = {"claim", "load_model", "select", "synthesize", "impair", "repair", "distill", *MEASURING, "settle"}
-STAGES = BATCHED - {"claim", "settle"} | {"retrain", "audit", "promote"}
+TRAINING = {"synthesize", "impair", "repair", "distill", "retrain"}
+BATCHED = {"claim", "load_model", "select", *TRAINING, *MEASURING, "settle"}
+STAGES = BATCHED - {"claim", "settle"} | {"audit", "promote"}
 
 
 def environment(**changed: str) -> dict[str, str]:
@@ -151,15 +152,39 @@ def at_home(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_demo_says_all_that_a_script_wants_to_know(demo: Demo) -> None:
     result = demo.result
     assert set(result) == {
-        "pipeline", "verdict", "metrics", "model_uri", "report", "summary", "mlflow_run_id", "seconds"
+        "pipeline", "verdict", "metrics", "model_uri", "report", "summary", "mlflow_run_id", "seconds", "deletions"
     }  # fmt: skip
-    assert (result["pipeline"], result["verdict"]) == ("delete_class", "pass")
+    assert (result["pipeline"], result["verdict"]) == ("deletion_batch", "pass")
     assert result["metrics"]["forget_accuracy.test.original"] > 0.9
     assert result["metrics"]["forget_accuracy.test.unlearned"] <= 0.05
     assert result["metrics"]["retain_accuracy.test.unlearned"] > 0.9
-    assert set(result["seconds"]) == {*STAGES, "total"}
+    assert set(result["seconds"]) == {*BATCHED - {"claim"}, "total"}
     assert sum(value for name, value in result["seconds"].items() if name != "total") < result["seconds"]["total"]
-    assert len(demo.out.splitlines()) < 40
+    assert len(demo.out.splitlines()) < 90
+
+
+def test_the_demo_ends_with_a_request_closed_and_a_certificate_verified(demo: Demo) -> None:
+    deletions = demo.result["deletions"]
+    (request,) = deletions["requests"]
+    assert (request["state"], request["outcome"]) == ("closed", "erased_approx_audited")
+    (certificate,) = deletions["certificates"]
+    folder = Path(certificate).parent
+    assert {"model", "report.html", "signing.pem.pub", Path(certificate).name} == {one.name for one in folder.iterdir()}
+    assert Path(demo.result["report"]).parent == folder
+    assert folder.is_relative_to(demo.home)
+    marks = [line.split()[0] for line in demo.out.splitlines() if line.startswith(("verified", "failed"))]
+    assert len(marks) > 10
+    assert set(marks) == {"verified"}
+    command = [UNLEARN, "certificate", "verify", certificate, "--key", deletions["public_key"]]
+    again = subprocess.run(
+        [*command, "--model", str(folder / "model")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(UNLEARN_HOME=str(demo.home / "elsewhere")),
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout in demo.out
 
 
 def test_the_demo_registers_what_it_says(demo: Demo, at_home: Path, tmp_path: Path) -> None:
@@ -265,28 +290,77 @@ def test_a_run_killed_at_promotion_changes_nothing_and_the_compiled_yaml_complet
     assert first == second
 
 
-def test_what_waits_is_served_and_an_empty_queue_ends_after_its_first_stage(at_home: Path, tiny: Any) -> None:
-    promote_bundle(tracker(), store(), tiny.bundle, name="batched", run_id="", outcome="pass")
+def _asked(model: str, *ids: str, kind: str = "class") -> str:
     ledger = open_ledger(make=True)
-    asked = {"controller": "shop", "key": "k", "kind": "class", "ids": ["two"], "model": "batched"}
-    request = request_from({**asked, "submitted_at": "2026-11-20T12:00:00Z"})
+    asked = {"controller": "shop", "key": f"{model}-{ids[0]}", "kind": kind, "ids": list(ids), "model": model}
+    request = request_from({**asked, "submitted_at": moment(ledger.clock())})
     (filed,) = file_requests(ledger, [request], actor="intake")
+    ledger.close()
+    return filed.ref
+
+
+def _batch(name: str, source: str, **changed: Any) -> dict[str, Any]:
+    """Parameters of a short batch."""
     ladder = {"class": [{"method": "unsir", "settings": DEFAULTS["settings"]}]}
-    arguments = {
-        "name": "batched",
-        "manifest": tiny.source,
-        "ladder": ladder,
-        "policies": {"class": DEFAULTS["policy"]},
-    }
-    seen: list[str] = []
-    for wanted in (BATCHED, {"claim"}):
-        seen.clear()
-        run_pipeline("deletion_batch", arguments, on_stage=lambda stage, _: seen.append(stage))
-        assert set(seen) == wanted
-    assert find(ledger, filed.ref)["outcome"] == "erased_approx_audited"
-    assert Registry(tracker()).version("batched", "champion").version == 2
+    policies = {"class": DEFAULTS["policy"]}
+    return {"name": name, "manifest": source, "ladder": ladder, "policies": policies, **changed}
+
+
+def _attempts(run: str) -> dict[str, list[str]]:
+    """Stage to the status of each of its attempts, oldest first."""
+    runs = tracker()
+    query, order = f"tags.`mlflow.parentRunId` = '{run}'", ["attributes.start_time ASC"]
+    found: dict[str, list[str]] = {}
+    for child in runs.client.search_runs([runs.experiment_id], query, order_by=order):
+        found.setdefault(child.data.tags["unlearning.stage"], []).append(child.info.status)
+    return found
+
+
+def test_what_waits_is_served_and_a_batch_that_was_killed_goes_on_where_it_stopped(at_home: Path, tiny: Any) -> None:
+    digests, runs = {}, {}
+    for name in ("batched", "killed"):
+        promote_bundle(tracker(), store(), tiny.bundle, name=name, run_id="", outcome="pass")
+        ref, seen = _asked(name, "two"), list[str]()
+        if name == "killed":
+            killer = Killer(at_home, "repair")
+            with pytest.raises(PipelineError, match="repair"):
+                run_pipeline("deletion_batch", _batch(name, tiny.source, lease_hours=1e-6), on_stage=killer)
+            assert killer.killed
+        result = run_pipeline(
+            "deletion_batch", _batch(name, tiny.source), on_stage=lambda stage, _, seen=seen: seen.append(stage)
+        )
+        assert (result.verdict, set(seen)) == ("pass", BATCHED)
+        assert [(one["ref"], one["state"]) for one in result.deletions["requests"]] == [(ref, "closed")]
+        version = Registry(tracker()).version(name, "champion")
+        assert (version.version, version.bundle_uri) == (2, result.model_uri)
+        digests[name], runs[name] = version.digest, _attempts(result.mlflow_run_id)
+    assert digests["killed"] == digests["batched"], "the same bytes, whatever the interruption"
+    assert {name: one for name, one in runs["batched"].items() if one != ["FINISHED"]} == {}
+    again = {name: one for name, one in runs["killed"].items() if one != ["FINISHED"]}
+    assert again.pop("repair") == ["FAILED", "FINISHED"]
+    assert set(again) <= {"load_model", "select", "retrain"}, "they only fetch, resolve, and pass"
+    ledger = open_ledger()
     assert [*verify(ledger), *verify_sealed(ledger, store())] == []
     ledger.close()
+    assert not list(store().keys("work"))
+
+
+def test_an_empty_queue_ends_after_its_first_stage_and_leaves_no_run_and_no_version(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ended = subprocess.run(
+        [UNLEARN, "run", "deletion_batch", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(UNLEARN_HOME=str(home)),
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "nothing waited" in ended.stdout
+    assert [line.split()[1] for line in ended.stdout.splitlines() if line.lstrip().startswith("done")] == ["claim"]
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert (result["mlflow_run_id"], result["verdict"], result["deletions"]["requests"]) == ("", "", [])
+    assert not list((home / "store").glob("models/*"))
 
 
 def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(served: str, tiny: Any, tmp_path: Path) -> None:

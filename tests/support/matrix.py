@@ -1,6 +1,6 @@
 """The failure matrix: every row's trials on the stand-in, what violated an invariant, and one line of JSON about it.
 
-Usage: PYTHONPATH=tests python -m support.matrix [--short] [--seed N] [--rows R03,R21] [--soak N] [--out FILE]
+Usage: PYTHONPATH=tests python -m support.matrix [--short] [--rows R03,R21] [--soak N [--arrivals]] [--out FILE]
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from cProfile import Profile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -430,9 +432,15 @@ def altered_certificates(bench: Bench) -> Iterator[Trial]:
             yield make(path)
 
 
-def soak(seed: int, batches: int) -> dict[str, Any]:
-    """Batch after batch on one installation, a tenth of the runs with a fault; whether time and memory stay flat."""
-    draw, seconds, wrong, memory = random.Random(seed), list[float](), list[str](), list[int]()
+def soak(seed: int, batches: int, arrivals: bool = False) -> dict[str, Any]:
+    """Batch after batch on one installation, a tenth of the runs with a fault; whether time and memory stay flat.
+
+    Args:
+        seed: Of the faults and requests.
+        batches: How many.
+        arrivals: Whether requests also come while a batch runs, at random operations of it.
+    """
+    draw, seconds, wrong, memory, calls = random.Random(seed), list[float](), list[str](), list[int](), list[int]()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="unlearn-soak-") as name:
         world = World(Path(name) / "world")
         world.folder.mkdir()
@@ -448,18 +456,40 @@ def soak(seed: int, batches: int) -> dict[str, Any]:
                 log.unlink(missing_ok=True)
                 wrong += ended(in_fork(lambda used=faults: world.run(used), log), log, (*CALM, KILLED))
                 world.late += LEASE + 1
+            faults = Faults()
+            if arrivals and draw.random() < 0.5:
+                late = (f"late-{number}", [draw.choice(IDS)])
+                faults = Faults(draw.randrange(1, 80), "call", call=lambda of=late: (world.file(*of), None)[1])
+            counted = Profile() if number in (49, batches - 1) else None
             start = time.process_time()  # other work on the machine does not count
-            world.run(owner=f"soak-{number}")
-            seconds.append(time.process_time() - start)
-            if number in (49, batches - 1):
-                pages = int(Path("/proc/self/statm").read_text().split()[1])
-                seconds_now = sorted(seconds[-50:])[25] if len(seconds) >= 50 else 0.0
-                print(f"batch {number + 1}: median {seconds_now:.3f} s of CPU, {pages * 4 // 1024} MiB", flush=True)
-                memory.append(pages * 4 // 1024)
+            if counted is not None:
+                counted.enable()
+            world.run(faults, owner=f"soak-{number}")
+            if counted is not None:
+                counted.disable()
+                calls.append(sum(one.callcount for one in counted.getstats()))
+                memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024)
+                print(f"batch {number + 1}: {calls[-1]} calls, {memory[-1]} MiB", flush=True)
+            else:
+                seconds.append(time.process_time() - start)
         wrong += finish(world, refs(world))
-    first, last = sorted(seconds[:50])[25], sorted(seconds[-50:])[25]
-    figures = {"cpu_seconds_first_50": round(first, 3), "cpu_seconds_last_50": round(last, 3), "resident_mib": memory}
-    return {"row": "R68", "batches": batches, "violations": len(wrong), "found": wrong[:3], **figures}
+    first, last = statistics.median(seconds[:50]), statistics.median(seconds[-50:])
+    slope = statistics.linear_regression(range(len(seconds)), seconds).slope
+    figures = {
+        "cpu_seconds_first_50": round(first, 4),
+        "cpu_seconds_last_50": round(last, 4),
+        "cpu_seconds_more_each_100_batches": round(100 * slope, 5),
+        "calls_of_batch_50_and_last": calls,
+        "resident_mib": memory,
+    }
+    return {
+        "row": "R68",
+        "batches": batches,
+        "arrivals_while_running": arrivals,
+        "violations": len(wrong),
+        "found": wrong[:3],
+        **figures,
+    }
 
 
 ROWS: dict[str, tuple[str, Callable[[Bench], Iterator[Trial]]]] = {
@@ -522,13 +552,14 @@ def main() -> int:
     parser.add_argument("--rows", default="")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--soak", type=int, default=0, metavar="BATCHES", help="run so many batches in a row instead")
+    parser.add_argument("--arrivals", action="store_true", help="with --soak: requests also come while a batch runs")
     chosen = parser.parse_args()
     rows = [row for row in chosen.rows.split(",") if row] or list(ROWS)
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     about = {"seed": chosen.seed, "commit": commit.stdout.strip() or "unknown", "short": chosen.short}
     results = []
     if chosen.soak:
-        figures = {**soak(chosen.seed, max(100, chosen.soak)), **about}
+        figures = {**soak(chosen.seed, max(100, chosen.soak), chosen.arrivals), **about}
         print(json.dumps(figures))
         if chosen.out is not None:
             with chosen.out.open("a") as file:

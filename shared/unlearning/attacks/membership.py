@@ -6,8 +6,7 @@ alone. Both are pure; predictions come from `training.predict`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unlearning.metrics.classification import Outputs
+from unlearning.metrics.intervals import auc_gap_error, gap_to
 
 Array = NDArray[np.float64]
 
@@ -239,6 +239,7 @@ def _logistic(members: Array, others: Array) -> tuple[float, float]:
     return slope, offset
 
 
+MODELS = ("original", "unlearned", "retrained")
 STATISTICS: dict[str, Callable[[Tensor, Tensor], Array]] = {
     "entropy": lambda logits, targets: entropy(logits),
     "loss": cross_entropy,
@@ -262,16 +263,35 @@ class MembershipReport:
     curves: dict[str, Roc]
 
 
-def add_gaps(metrics: dict[str, float], errors: dict[str, float], statistics: Iterable[str]) -> None:
+Sides = Mapping[str, Mapping[str, tuple[Array, Array]]]
+"""Statistic to model to its values on forget and on unseen rows."""
+
+
+def add_gaps(metrics: dict[str, float], errors: dict[str, float], sides: Sides, references: Sequence[str] = ()) -> None:
     """Add how much more the attack finds in the unlearned model than in the retrained one, where that was attacked.
 
-    Both are attacked on the same rows, so their errors go together and the gap's is no larger than stated.
+    Both are attacked on the same rows, so what makes a row easy for both is no part of the error. The original's gap
+    stands beside it as "control.membership_gap.loss.forget". Where further retrained models were attacked, the gap is
+    to the mean of all, and what they differ by adds to the error.
+
+    Args:
+        metrics: With "membership_auc.loss.forget.unlearned" and so on of every statistic and model; added to.
+        errors: Added to.
+        sides: What the attacks had.
+        references: Names of further retrained models among them.
     """
-    for name in statistics:
-        pair = [f"membership_auc.{name}.forget.{model}" for model in ("unlearned", "retrained")]
-        if all(key in metrics for key in pair):
-            metrics[f"membership_gap.{name}.forget"] = metrics[pair[0]] - metrics[pair[1]]
-            errors[f"membership_gap.{name}.forget"] = math.hypot(*(errors[key] for key in pair))
+    for name, models in sides.items():
+        if "retrained" not in models:
+            continue
+        known = [one for one in ("retrained", *references) if one in models]
+        aucs = [metrics[f"membership_auc.{name}.forget.{one}"] for one in known]
+        for model, prefix in (("unlearned", ""), ("original", "control.")):
+            key = f"{prefix}membership_gap.{name}.forget"
+            metrics[key], errors[key] = gap_to(
+                metrics[f"membership_auc.{name}.forget.{model}"],
+                aucs,
+                auc_gap_error(models[model], models["retrained"]),
+            )
 
 
 def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int) -> MembershipReport:
@@ -285,11 +305,13 @@ def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int
     Args:
         models: "original" and "unlearned", perhaps "retrained", each with its outputs on retain.train, retain.test,
             forget.train and, when the request has held-out rows of its own, forget.test (else retain.test stands in).
+            Under any other name a further retrained model.
         seed: Of the published attack's draw.
     """
     metrics: dict[str, float] = {}
     errors: dict[str, float] = {}
     curves: dict[str, Roc] = {}
+    sides: dict[str, dict[str, tuple[Array, Array]]] = {name: {} for name in STATISTICS}
     for model, outputs in models.items():
         metrics[f"entropy_attack.forget.{model}"] = entropy_attack(
             entropy(outputs["retain.train"].logits),
@@ -303,14 +325,15 @@ def membership_attacks(models: Mapping[str, Mapping[str, Outputs]], *, seed: int
             ("retain", outputs["retain.train"], outputs["retain.test"]),
         ):
             for name, statistic in STATISTICS.items():
-                roc = population_attack(
-                    statistic(members.logits, members.targets), statistic(others.logits, others.targets)
-                )
+                values, unseen_values = (statistic(one.logits, one.targets) for one in (members, others))
+                roc = population_attack(values, unseen_values)
                 key = f"{name}.{asked}.{model}"
                 curves[key] = roc
                 metrics[f"membership_auc.{key}"] = roc.auc
                 metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
                 metrics[f"membership_tpr_at_tenth_percent_fpr.{key}"] = roc.tpr_at_tenth_percent_fpr
                 errors[f"membership_auc.{key}"] = roc.auc_standard_error
-    add_gaps(metrics, errors, STATISTICS)
+                if asked == "forget":
+                    sides[name][model] = (values, unseen_values)
+    add_gaps(metrics, errors, sides, [model for model in models if model not in MODELS])
     return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearning.attacks.membership import Array, MembershipReport, Roc, add_gaps, population_attack
+from unlearning.attacks.membership import MODELS, Array, MembershipReport, Roc, add_gaps, population_attack
 from unlearning.losses import point
 from unlearning.metrics.classification import Outputs
 
@@ -96,13 +96,14 @@ def residual_attacks(
     Args:
         models: "original" and "unlearned", perhaps "retrained", each with its outputs on retain.train, retain.test,
             forget.train and, when there are held-out rows of the forgotten kind, forget.test (else retain.test stands
-            in).
+            in). Under any other name a further retrained model.
         quantiles: What the outputs are quantiles of; the one nearest to the median is judged.
         seed: Of the published attack's draws: "residual_attack.forget.unlearned", ...
     """
     metrics: dict[str, float] = {}
     errors: dict[str, float] = {}
     curves: dict[str, Roc] = {}
+    sides: dict[str, tuple[Array, Array]] = {}
     for model, outputs in models.items():
         residuals = {
             name: absolute_residuals(point(one.logits, quantiles), one.targets) for name, one in outputs.items()
@@ -120,5 +121,6 @@ def residual_attacks(
             metrics[f"membership_auc.{key}"] = roc.auc
             metrics[f"membership_tpr_at_1_percent_fpr.{key}"] = roc.tpr_at_1_percent_fpr
             errors[f"membership_auc.{key}"] = roc.auc_standard_error
-    add_gaps(metrics, errors, ["residual"])
+        sides[model] = (residuals["forget.train"], unseen)
+    add_gaps(metrics, errors, {"residual": sides}, [model for model in models if model not in MODELS])
     return MembershipReport(metrics=metrics, standard_errors=errors, curves=curves)

@@ -138,6 +138,18 @@ def select(manifest: Manifest, request: ForgetRequest, *, retain_per_class: int 
     )
 
 
+def rows_meant(manifest: Manifest, request: ForgetRequest) -> RowNumbers:
+    """All rows in ranges of the target or in periods, of whatever split; none where the data set has no such thing.
+
+    Raises:
+        UsageError: For a text that is no range or period, or a period that the data set does not reach.
+    """
+    has = {"target": manifest.card.task == "regression", "period": manifest.card.source.startswith("windows:")}
+    if not has[request.kind]:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(_PICKED[request.kind](manifest, request, manifest.rows("train")))
+
+
 def write_selection(selection: Selection, folder: str | Path) -> None:
     """The selection as a folder of row numbers; the same selection gives the same bytes.
 

@@ -64,7 +64,7 @@ class Claim:
         state: "claimed", or "promoting" when it was taken over after the point of no return: reconcile first.
         model: Registered model.
         dataset: Data set, or "*".
-        kind: "class", "subject" or "sample".
+        kind: "class", "subject", "sample", "target" or "period".
         members: Root of the list of its requests.
         count: Their number.
         base: Digest of the model to start from, or "".
@@ -188,6 +188,33 @@ def renew(ledger: Ledger, claim: Claim, *, lease_seconds: float = LEASE_SECONDS)
         return _as_claim(_batch(writer.connection, claim.batch))
 
 
+def expire(ledger: Ledger, batch: str, *, actor: str) -> str:
+    """The owner whose lease of a batch ends now, so that the next run takes the batch over where it stopped.
+
+    Safe while that owner lives: whatever it writes after the take-over is refused.
+
+    Args:
+        ledger: Which.
+        batch: At work; its first 6 digits or more.
+        actor: Who says that its process is dead.
+
+    Raises:
+        UsageError: When none or several batches at work begin so.
+    """
+    if not 6 <= len(batch) <= 64 or set(batch) - set("0123456789abcdef"):
+        raise UsageError("a batch is named by 6 to 64 hexadecimal digits, as `requests status` shows them")
+    table = tables.batches
+    with ledger.writing(actor) as writer:
+        query = sa.select(table.c.batch, table.c.owner).where(table.c.state.in_(_ACTIVE), table.c.batch >= batch)
+        rows = writer.connection.execute(query.where(table.c.batch <= batch + "g").limit(2)).all()
+        if len(rows) != 1:
+            what = "several batches at work begin" if rows else "no batch at work begins"
+            raise UsageError(f"{what} with {batch}: see `unlearn requests status`")
+        past = moment(writer.now - timedelta(microseconds=1))
+        writer.connection.execute(sa.update(table).where(table.c.batch == rows[0].batch).values(lease_until=past))
+        return str(rows[0].owner)
+
+
 def dissolve(ledger: Ledger, claim: Claim, reason: str) -> None:
     """Gives the batch's requests back, to wait for the next one; only before the point of no return."""
     with ledger.writing(claim.owner) as writer:
@@ -266,7 +293,7 @@ def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any
     """A batch whose lease has run out, or one of the owner that was started again."""
     table = tables.batches
     free = table.c.lease_until < now
-    query = sa.select(table).where(table.c.state.in_(_ACTIVE), sa.or_(free, table.c.owner == owner) if owner else free)
+    query = sa.select(table).where(tables.ACTIVE, sa.or_(free, table.c.owner == owner) if owner else free)
     if model:
         query = query.where(table.c.model == model)
     return connection.execute(query.order_by(table.c.lease_until).limit(1)).first()
@@ -274,7 +301,7 @@ def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any
 
 def _most_urgent(connection: sa.Connection, model: str) -> Any:
     table, batches = tables.requests, tables.batches
-    busy = set(connection.execute(sa.select(batches.c.model).where(batches.c.state.in_(_ACTIVE))).scalars())
+    busy = set(connection.execute(sa.select(batches.c.model).where(tables.ACTIVE)).scalars())
     query = sa.select(table.c.model, table.c.dataset, table.c.kind).where(table.c.state == PENDING)
     if model:
         if model in busy:

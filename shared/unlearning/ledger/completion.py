@@ -10,13 +10,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from unlearning.errors import StorageError, UsageError
 from unlearning.ledger import tables
 from unlearning.ledger.claims import Claim
-from unlearning.ledger.events import CLAIMED, PROMOTING, canonical
+from unlearning.ledger.events import canonical
 from unlearning.ledger.store import Ledger, Writer
 from unlearning.storage import ObjectStore
 from unlearning.storage.keys import checked_key
@@ -28,7 +29,19 @@ CANDIDATES = "candidates"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def keep(store: ObjectStore, claim: Claim, stage: str, folder: Path) -> None:
+class Work(NamedTuple):
+    """What of a claim the stages of its batch need to know.
+
+    Attributes:
+        batch: Digest of the batch.
+        token: The claim's fencing token.
+    """
+
+    batch: str
+    token: int
+
+
+def keep(store: ObjectStore, claim: Claim | Work, stage: str, folder: Path) -> None:
     """Keeps what a stage made; when another try has finished it before, theirs stays.
 
     Args:
@@ -46,7 +59,7 @@ def keep(store: ObjectStore, claim: Claim, stage: str, folder: Path) -> None:
     store.create(f"{top}/{RECORD}", canonical(record).encode("ascii"))
 
 
-def kept(store: ObjectStore, claim: Claim, stage: str, into: Path) -> bool:
+def kept(store: ObjectStore, claim: Claim | Work, stage: str, into: Path) -> bool:
     """Whether the stage was finished before; then `into` holds what it left, every file with its recorded sha256.
 
     Args:
@@ -110,11 +123,10 @@ def sweep(ledger: Ledger, store: ObjectStore, *, actor: str) -> int:
         with ledger.writing(actor) as writer:
             if _at_work(writer, batch):
                 continue
-            promoted = _promoted(writer)
-            for key in list(store.keys(f"{PREFIX}/{batch}/{CANDIDATES}")):
-                digest = key.rsplit("/", 1)[1]
-                if _SHA256.fullmatch(digest) and digest not in promoted:
-                    removed += store.delete(f"{MODELS}/{digest}")
+            proposed = {key.rsplit("/", 1)[1] for key in store.keys(f"{PREFIX}/{batch}/{CANDIDATES}")}
+            proposed = {digest for digest in proposed if _SHA256.fullmatch(digest)}
+            for digest in sorted(proposed - _promoted(writer, proposed)):
+                removed += store.delete(f"{MODELS}/{digest}")
             removed += store.delete(f"{PREFIX}/{batch}")
     return removed
 
@@ -123,19 +135,17 @@ def _at_work(writer: Writer, batch: str) -> bool:
     """Whether a batch is at work on the model that this one was about."""
     table = tables.batches
     model = sa.select(table.c.model).where(table.c.batch == batch).scalar_subquery()
-    query = sa.select(sa.literal(1)).where(table.c.model == model, table.c.state.in_((CLAIMED, PROMOTING)))
+    query = sa.select(sa.literal(1)).where(table.c.model == model, tables.ACTIVE)
     return writer.connection.execute(query.limit(1)).first() is not None
 
 
-def _promoted(writer: Writer) -> set[str]:
-    """The digests of all models that were ever to serve."""
-    events = tables.events
-    query = sa.select(events.c.body).where(events.c.batch.in_(sa.select(tables.batches.c.batch)))
-    bodies = writer.connection.execute(query.where(events.c.kind == "promoting")).scalars()
-    return {str(json.loads(body)["digest"]) for body in bodies}
+def _promoted(writer: Writer, digests: set[str]) -> set[str]:
+    """Those of some models that were ever to serve."""
+    table = tables.versions
+    return set(writer.connection.execute(sa.select(table.c.digest).where(table.c.digest.in_(digests))).scalars())
 
 
-def _top(claim: Claim, stage: str) -> str:
+def _top(claim: Claim | Work, stage: str) -> str:
     return f"{PREFIX}/{claim.batch}/{checked_key(stage)}"
 
 

@@ -59,6 +59,11 @@ EFFECTS: dict[str, Effect] = {
     "purged": Effect(ENDED),
     "restored": Effect(STATES),
     "alarmed": Effect(STATES),
+    "retested": Effect(STATES),
+    "eroded": Effect(STATES),
+    "copies": Effect(STATES),
+    "retired": Effect(STATES),
+    "destroyed": Effect(STATES),
     "imported": Effect(()),
 }
 BATCH_STATES = {

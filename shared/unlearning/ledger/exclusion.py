@@ -1,12 +1,13 @@
 """What no model may be trained on again: keyed digests of the ids that were served, and a check of others' manifests.
 
 The ids themselves are removed some time after closing; the digests stay, and tell with the installation's key alone
-whether a row belongs to them.
+whether a row belongs to them. Ranges of values and periods name nobody and match no single id: they stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from unlearning.errors import DataError
@@ -17,6 +18,9 @@ from unlearning.storage import ObjectStore
 
 PREFIX = "evidence/exclusion"
 EVERYWHERE = "*"
+RANGES = ("target", "period")
+"""Kinds of request whose ids are ranges, kept as "kind dataset range"."""
+_LINE = re.compile(rf"[0-9a-f]{{64}}|(?:{'|'.join(RANGES)}) [!-~]{{1,128}} [ -~]{{1,64}}")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Found:
 
     Attributes:
         rows: Their numbers, sorted.
-        by_kind: How many of them are there for their "class", "subject" or "sample"; one row can count twice.
+        by_kind: How many of them are there for their class, subject, and so on; one row can count twice.
         looked_at: Rows that were compared.
         excluded: Digests that they were compared with.
     """
@@ -66,14 +70,19 @@ def excluded(store: ObjectStore) -> set[str]:
     found: set[str] = set()
     for key in store.keys(PREFIX):
         lines = store.get(key).decode("ascii", errors="replace").splitlines()
-        if any(len(line) != 64 or set(line) - set("0123456789abcdef") for line in lines):
+        if not all(map(_LINE.fullmatch, lines)):
             raise DataError(f"the exclusion list {key} is damaged: restore it from a copy")
         found.update(lines)
     return found
 
 
 def check(
-    names: Pseudonyms, barred: set[str], columns: Mapping[str, Sequence[str | None]], *, dataset: str = EVERYWHERE
+    names: Pseudonyms,
+    barred: set[str],
+    columns: Mapping[str, Sequence[str | None]],
+    *,
+    dataset: str = EVERYWHERE,
+    rows_in: Callable[[str, str], Iterable[int]] = lambda kind, text: (),
 ) -> Found:
     """The rows that must not be trained on.
 
@@ -82,6 +91,7 @@ def check(
         barred: From `excluded`.
         columns: Values of each row by kind: "sample", "subject", "class"; equally long, None where a row has none.
         dataset: Name of the data set: requests about any data set count, and those about this one.
+        rows_in: The numbers of the rows in a range of the "target" or in a "period".
     """
     rows: set[int] = set()
     by_kind = dict.fromkeys(columns, 0)
@@ -97,8 +107,14 @@ def check(
             if known[value]:
                 rows.add(place)
                 by_kind[kind] += 1
+    for line in sorted(one for one in barred if " " in one):
+        kind, where, text = line.split(" ", 2)
+        if where in (EVERYWHERE, dataset):
+            meant = set(rows_in(kind, text))
+            rows |= meant
+            by_kind[kind] = by_kind.get(kind, 0) + len(meant)
     return Found(tuple(sorted(rows)), by_kind, max(map(len, columns.values()), default=0), len(barred))
 
 
 def _of(names: Pseudonyms, kind: str, dataset: str, value: str) -> str:
-    return names.of("excluded", kind, dataset, value)
+    return f"{kind} {dataset} {value}" if kind in RANGES else names.of("excluded", kind, dataset, value)

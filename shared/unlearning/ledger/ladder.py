@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from unlearning.errors import UsageError
 from unlearning.ledger import tables
 from unlearning.ledger.claims import LEASE_SECONDS, Claim, claim, fenced, plan
-from unlearning.ledger.events import CLAIMED, PENDING, moment
+from unlearning.ledger.events import CLAIMED, PENDING, PROMOTING, canonical, moment
 from unlearning.ledger.filing import checked_reason
+from unlearning.ledger.promotion import standing
 from unlearning.ledger.store import Ledger
 
 Step = Literal["first", "stronger", "other_method", "bisect", "retrain"]
@@ -54,6 +55,8 @@ def claim_next(
     settings: Mapping[str, Any] | None = None,
     ladder: Sequence[Step] = LADDER,
     reserve_days: float = RESERVE_DAYS,
+    cadence_days: float = 0.0,
+    reset_every: int = 0,
     lease_seconds: float = LEASE_SECONDS,
     resume: bool = False,
 ) -> Try | None:
@@ -68,6 +71,9 @@ def claim_next(
         settings: As for `claim`; the rung and its step are added.
         ladder: The steps in their order.
         reserve_days: As `RESERVE_DAYS`.
+        cadence_days: Days until the next run. A batch that is due before that has this one try alone: the last rung.
+        reset_every: After so many batches without one, a batch goes to the last rung, whatever else; 0: never. So does
+            one that follows on a model in which earlier deletions were seen to come back.
         lease_seconds: As for `claim`.
         resume: As for `claim`.
     """
@@ -76,7 +82,11 @@ def claim_next(
     planned, rung = plan(ledger, model=model, limit=limit, base=base), 0
     if planned is not None:
         rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
-        if rung and planned.first_due < moment(ledger.clock() + timedelta(days=reserve_days)):
+        days = max(reserve_days, cadence_days) if rung else cadence_days
+        if days and planned.first_due < moment(ledger.clock() + timedelta(days=days)):
+            rung = len(ladder) - 1
+        known = standing(ledger, planned.content["model"])
+        if known.eroded or 0 < reset_every <= known.approximate:
             rung = len(ladder) - 1
         if ladder[rung] == "bisect":
             limit = (len(planned.refs) + 1) // 2
@@ -108,14 +118,19 @@ def settings_of(ledger: Ledger, claim: Claim) -> dict[str, Any]:
 
 def rung_of(ledger: Ledger, model: str) -> int:
     """The rung that the pending requests about a model have reached: one above the highest that one of them failed."""
-    refused = ledger.events_of(model, "gated")
-    table, members = tables.requests, tables.members
-    pending = sa.select(table.c.ref).where(table.c.state == PENDING, table.c.model == model)
+    table, members, events, batches = tables.requests, tables.members, tables.events, tables.batches
+    waiting = (table.c.state == PENDING, table.c.model == model)
+    gated = sa.select(events.c.body).join(batches, batches.c.batch == events.c.batch)
+    gated = gated.where(sa.text("events.kind = 'gated'"), batches.c.model == model)  # as the index has it
     with ledger.reading() as connection:
-        for one in sorted(refused, key=lambda event: -int(event.content["rung"])):
-            query = sa.select(sa.literal(1)).where(members.c.root == one.content["members"], members.c.ref.in_(pending))
-            if connection.execute(query.limit(1)).first() is not None:
-                return int(one.content["rung"]) + 1
+        oldest = connection.execute(sa.select(sa.func.min(table.c.received_seq)).where(*waiting)).scalar()
+        if oldest is None:
+            return 0
+        bodies = connection.execute(gated.where(events.c.seq > oldest)).scalars()
+        for content in sorted(map(json.loads, bodies), key=lambda body: -int(body["rung"])):
+            inside = sa.select(members.c.ref).where(members.c.root == content["members"])
+            if connection.execute(sa.select(table.c.ref).where(*waiting, table.c.ref.in_(inside)).limit(1)).first():
+                return int(content["rung"]) + 1
     return 0
 
 
@@ -156,6 +171,42 @@ def turn_away(
             reason = checked_reason(f"every rung failed, the last was {settings['step']}: decide what to do")
             writer.append("held", members=inside, body={"reason": reason})
     return following
+
+
+def retested(ledger: Ledger, claim: Claim, digest: str, measures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why a batch's model may not serve, a sentence each: what earlier batches deleted shows in it; empty when nothing.
+
+    All that was measured is one event, and what came back an alarm, which sends the next batches to the last rung until
+    a model was trained again. Repeating it changes nothing.
+
+    Args:
+        ledger: Which.
+        claim: Before the point of no return.
+        digest: The model that was measured.
+        measures: Of each: metric, value, standard_error, low, high, outcome and reason.
+
+    Raises:
+        ClaimLostError: When the batch is no longer this process's.
+    """
+    back = [str(one["reason"])[:256] for one in measures if one["outcome"] == "fail"]
+    names = ("metric", "value", "standard_error", "low", "high", "outcome")
+    figures = [{name: one[name] for name in names} for one in measures]
+    body = {"model": claim.model, "digest": digest, "measures": figures}
+    with ledger.writing(claim.owner) as writer:
+        row = fenced(writer, claim, CLAIMED, PROMOTING)
+        events = tables.events
+        before = sa.select(events.c.body).where(events.c.batch == claim.batch, events.c.kind == "retested")
+        if (
+            measures
+            and row.state == CLAIMED
+            and canonical(body) not in writer.connection.execute(before).scalars().all()
+        ):
+            writer.append("retested", batch=claim.batch, body=body)
+            if back:
+                writer.append(
+                    "eroded", batch=claim.batch, body={"model": claim.model, "digest": digest, "reasons": back}
+                )
+    return back
 
 
 def set_aside(ledger: Ledger, claim: Claim, reason: str) -> None:

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from unlearning.errors import UsageError
 from unlearning.ledger import tables
-from unlearning.ledger.events import ENDED, STATES, Event, moment, time_of
+from unlearning.ledger.events import CLAIMED, ENDED, PENDING, PROMOTING, STATES, Event, moment, time_of
 from unlearning.ledger.store import Ledger
 
+ACTIVE = (CLAIMED, PROMOTING)
 _WAITING = ("pending", "held", "claimed", "promoting")
 _PAGE = 2000
 
@@ -76,9 +77,7 @@ def status(ledger: Ledger, *, days: float = 7) -> Status:
         extended = connection.execute(
             sa.select(sa.func.count()).select_from(table).where(table.c.extended.is_(True), waiting)
         ).scalar_one()
-        active = connection.execute(
-            sa.select(tables.batches).where(tables.batches.c.state.in_(("claimed", "promoting"))).order_by("model")
-        ).all()
+        active = connection.execute(sa.select(tables.batches).where(tables.ACTIVE).order_by("model")).all()
         settled = connection.execute(
             sa.select(sa.func.max(tables.batches.c.changed_at)).where(tables.batches.c.state == "settled")
         ).scalar()
@@ -136,6 +135,30 @@ def list_requests(
         if not rows or (limit and not left):
             return
         after = rows[-1]["received_seq"]
+
+
+def waits(ledger: Ledger, model: str) -> bool:
+    """Whether a batch is at work on a model, or requests about it wait for one."""
+    table = tables.requests
+    query = sa.select(sa.literal(1)).where(table.c.state.in_((PENDING, *ACTIVE)), table.c.model == model).limit(1)
+    with ledger.reading() as connection:
+        return connection.execute(query).first() is not None
+
+
+def changed_since(ledger: Ledger, seq: int, model: str, *, limit: int = 0) -> Iterator[dict[str, Any]]:
+    """The requests about a model to which something happened, as plain mappings; no ids.
+
+    Args:
+        ledger: Which.
+        seq: Number of the last event that does not count.
+        model: Registered model.
+        limit: At most so many; 0 for all.
+    """
+    table = tables.requests
+    query = sa.select(table).where(table.c.model == model, table.c.changed_seq > seq).order_by(table.c.received_seq)
+    with ledger.reading() as connection:
+        for row in connection.execute(query.limit(limit) if limit else query).mappings():
+            yield dict(row)
 
 
 def find(ledger: Ledger, ref: str) -> dict[str, Any]:

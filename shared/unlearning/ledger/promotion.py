@@ -8,8 +8,8 @@ any interruption. A model may serve only when it has forgotten every batch that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -18,13 +18,12 @@ from unlearning.errors import UsageError
 from unlearning.ledger import tables
 from unlearning.ledger.claims import Claim, ClaimLostError, fenced
 from unlearning.ledger.events import CLAIMED, PROMOTING, SETTLED, Event
+from unlearning.ledger.standing import Standing, missing, standing_of
 from unlearning.ledger.store import Ledger, Writer
 
 Action = Literal["nothing", "move_alias", "confirm", "settle", "put_back", "alarm"]
 OUTCOMES = ("erased_exact", "erased_certified", "erased_approx_audited")
 
-KINDS = ("promoting", "confirmed", "withdrawn", "settled", "restored")
-"""Events that say which model serves."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -74,77 +73,23 @@ class Advice:
     reason: str
 
 
-@dataclass
-class Promotions:
-    """What the events say about the versions of one model.
-
-    Attributes:
-        versions: Digest to parent, and the batches that this version forgot itself.
-        expected: Digest of the model that should serve, or "".
-        open: Batch and digest of an intent that is neither confirmed nor withdrawn, or None.
-        unsettled: The batch that was confirmed and is not settled, or "".
-        made_by: Digest to the last batch that this version was promoted for.
-    """
-
-    versions: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
-    expected: str = ""
-    open: tuple[str, str] | None = None
-    unsettled: str = ""
-    made_by: dict[str, str] = field(default_factory=dict)
-
-    def forgotten(self, digest: str) -> frozenset[str]:
-        """The batches that a version and those it was made from have forgotten; none for an unknown one."""
-        found: set[str] = set()
-        seen: set[str] = set()
-        while digest in self.versions and digest not in seen:
-            seen.add(digest)
-            digest, own = self.versions[digest]
-            found |= own
-        return frozenset(found)
-
-
-def promotions(events: Iterable[Event]) -> Promotions:
-    """What the events of one model's batches say, in their order."""
-    known = Promotions()
-    intents: dict[str, str] = {}
-    for one in events:
-        content = one.content
-        if one.kind == "promoting":
-            own = frozenset((one.batch, *content["covers"]))
-            before = known.versions.get(content["digest"], ("", frozenset[str]()))
-            known.versions[content["digest"]] = (content["parent"], own | before[1])
-            intents[one.batch] = content["digest"]
-            known.made_by[content["digest"]] = one.batch
-            known.open = (one.batch, content["digest"])
-        elif one.kind == "confirmed":
-            known.expected, known.open, known.unsettled = intents[one.batch], None, one.batch
-        elif one.kind == "withdrawn":
-            known.open = None
-        elif one.kind == "settled":
-            known.unsettled = ""
-        elif one.kind == "restored":
-            known.expected = content["digest"]
-    return known
-
-
-def reconcile(events: Iterable[Event], actual: str) -> Advice:
+def reconcile(known: Standing, actual: str) -> Advice:
     """What is left to do, given where the alias really points.
 
     Args:
-        events: Those of the model's batches; `Ledger.events_of(model, ...)` or all.
+        known: What the events make of the model; of its versions, at least the one that the alias points at.
         actual: Digest of the model that the alias points at; "" when it is not set.
     """
-    known = promotions(one for one in events if one.kind in KINDS)
-    if known.open is not None:
-        batch, wanted = known.open
+    if known.open_batch:
+        batch, wanted = known.open_batch, known.open_digest
         if actual == wanted:
             return Advice("confirm", wanted, batch, "the alias was moved and the confirmation is missing")
-        if actual in ("", known.expected, known.versions[wanted][0]):
+        if actual in ("", known.expected, known.versions[wanted].parent):
             return Advice("move_alias", wanted, batch, "the intent was written and the alias is not moved yet")
         return Advice("alarm", wanted, batch, "someone else moved the alias while a promotion was open")
     if known.expected and actual != known.expected:
         why = "someone else moved the alias" if actual else "the alias is gone"
-        if actual in known.versions and known.forgotten(actual) < known.forgotten(known.expected):
+        if actual in known.versions and (known.unsettled or not known.has_forgotten_all(actual)):
             why = "the alias points at an earlier model, which still knows deleted data"
         return Advice("put_back", known.expected, known.unsettled, why)
     if known.unsettled:
@@ -152,29 +97,27 @@ def reconcile(events: Iterable[Event], actual: str) -> Advice:
     return Advice("nothing", known.expected, "", "the alias is where the ledger says")
 
 
-def standing(writer: Writer, model: str, actual: str) -> tuple[Promotions, Advice]:
-    """What the events say about a model, and what is left to do, in a writer's turn.
+def standing(ledger: Ledger, model: str, *digests: str) -> Standing:
+    """What the events make of a model.
 
     Args:
-        writer: Nobody else writes meanwhile.
+        ledger: Which.
         model: Registered model.
-        actual: Digest of the model that the alias points at.
+        digests: Versions that are wanted besides those that should serve.
     """
-    events = _events_of(writer, model)
-    return promotions(events), reconcile(events, actual)
+    with ledger.reading() as connection:
+        return standing_of(connection, model, *digests)
 
 
 def advise(ledger: Ledger, model: str, actual: str) -> Advice:
     """`reconcile` for a model of the ledger."""
-    return reconcile(ledger.events_of(model, *KINDS), actual)
+    return reconcile(standing(ledger, model, actual), actual)
 
 
 def not_forgotten(ledger: Ledger, model: str, digest: str) -> list[str]:
     """The settled batches of a model that this version has not forgotten; it may serve only when there are none."""
-    known = promotions(ledger.events_of(model, *KINDS))
     with ledger.reading() as connection:
-        settled = _settled(connection, model)
-    return sorted(settled - known.forgotten(digest))
+        return sorted(missing(connection, model, standing_of(connection, model, digest).until(digest)))
 
 
 def begin(ledger: Ledger, claim: Claim, version: Version) -> None:
@@ -195,10 +138,9 @@ def begin(ledger: Ledger, claim: Claim, version: Version) -> None:
         if row.state == PROMOTING:
             _same_intent(writer, claim.batch, body)
             return
-        events = _events_of(writer, claim.model)
-        known = promotions(events)
-        forgets = known.forgotten(version.parent) | {claim.batch, *version.covers}
-        _refuse_missing(_settled(writer.connection, claim.model) - forgets, claim.model, version.digest)
+        known = standing_of(writer.connection, claim.model, version.parent)
+        lacks = missing(writer.connection, claim.model, known.until(version.parent))
+        _refuse_missing(lacks - {claim.batch, *version.covers}, claim.model, version.digest)
         writer.append("promoting", batch=claim.batch, body=body)
 
 
@@ -288,19 +230,20 @@ def record_rollback(ledger: Ledger, model: str, digest: str, *, actor: str) -> N
         UsageError: When a promotion is open, or that version still knows data of settled batches.
     """
     with ledger.writing(actor) as writer:
-        events = _events_of(writer, model)
-        known = promotions(events)
-        if known.open is not None:
-            raise UsageError(f"batch {known.open[0][:12]} is being promoted: let it end, or withdraw it, first")
+        known = standing_of(writer.connection, model, digest)
+        if known.open_batch:
+            raise UsageError(f"batch {known.open_batch[:12]} is being promoted: let it end, or withdraw it, first")
         if known.unsettled:
             raise UsageError(f"batch {known.unsettled[:12]} is promoted and not settled yet: let it end first")
-        _refuse_missing(_settled(writer.connection, model) - known.forgotten(digest), model, digest)
-        if not known.versions:
+        _refuse_missing(missing(writer.connection, model, known.until(digest)), model, digest)
+        if not known.expected:
             raise UsageError(f'no batch was ever promoted for "{model}": move its alias in the registry')
-        batches = [one.batch for one in events if one.kind == "promoting" and one.content["digest"] == digest]
-        if not batches:
+        version = known.versions.get(digest)
+        if version is None or not version.batch:
             raise UsageError(f'the ledger knows no version {digest[:12]} of "{model}": serve one that a batch made')
-        writer.append("restored", batch=batches[-1], body={"digest": digest})
+        if version.retired:
+            raise UsageError(f'version {digest[:12]} of "{model}" was retired: its files are gone, serve another one')
+        writer.append("restored", batch=version.batch, body={"digest": digest})
 
 
 def _refuse_missing(missing: set[str], model: str, digest: str) -> None:
@@ -309,21 +252,6 @@ def _refuse_missing(missing: set[str], model: str, digest: str) -> None:
             f'version {digest[:12]} of "{model}" still knows what {len(missing)} settled batches deleted (the first: '
             f"{min(missing)[:12]}): serve a version made from one that has forgotten them"
         )
-
-
-def _settled(connection: sa.Connection, model: str) -> set[str]:
-    table = tables.batches
-    return set(
-        connection.execute(sa.select(table.c.batch).where(table.c.model == model, table.c.state == SETTLED)).scalars()
-    )
-
-
-def _events_of(writer: Writer, model: str) -> list[Event]:
-    writer.flush()
-    events, batches = tables.events, tables.batches
-    query = sa.select(events).join(batches, batches.c.batch == events.c.batch)
-    query = query.where(batches.c.model == model, events.c.kind.in_(KINDS)).order_by(events.c.seq)
-    return [Event(*row) for row in writer.connection.execute(query)]
 
 
 def _last(writer: Writer, batch: str, *kinds: str) -> Event:

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from unlearning.errors import DataError
 from unlearning.ledger.deadlines import Regulation
 from unlearning.ledger.pseudonyms import Pseudonyms
 
-Kind = Literal["class", "subject", "sample"]
+Kind = Literal["class", "subject", "sample", "target", "period"]
 Priority = Literal["normal", "expedite"]
 
 SCHEMA = "unlearning-request/1"
@@ -25,25 +25,39 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _KEY = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 _DATASET = r"^(\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127})$"
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._:@/+-]*[A-Za-z0-9._:@+-])?")
+_NUMBER = r"-?\d{1,20}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,3})?"
+_DATE = r"\d{4}(?:-\d\d(?:-\d\d(?:[T ]\d\d(?::\d\d)?)?)?)?"
+_RANGES = {
+    "target": (
+        re.compile(f"{_NUMBER}:(?:{_NUMBER})?|:{_NUMBER}"),
+        'is no range of values such as "0:80", ":80" or "80:"',
+    ),
+    "period": (re.compile(f"{_DATE}(?:/{_DATE})?"), 'is no period such as "2017-03" or "2017-03-01/2017-03-08"'),
+}
+"""Kinds whose ids name nobody: what they look like, and what is said of others."""
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?(?:[Zz]|[+-]\d{2}:\d{2})")
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def _checked_ids(values: Any) -> tuple[str, ...]:
+def _checked_ids(values: Any, info: ValidationInfo) -> tuple[str, ...]:
     if not isinstance(values, list | tuple) or not values:
         raise ValueError("wanted a list of one or more ids as text")
     if len(values) > MOST_IDS:
         raise ValueError(f"{len(values)} ids: at most {MOST_IDS} in one request, split it")
     for number, value in enumerate(values, 1):
-        if wrong := wrong_with_id(value):
+        if wrong := wrong_with_id(value, info.data.get("kind", "")):
             raise ValueError(f"id {number} {wrong}")
     return tuple(sorted(set(values)))
 
 
-def wrong_with_id(value: object) -> str:
+def wrong_with_id(value: object, kind: str = "") -> str:
     """What keeps a value from being an id, for a message that does not show it; "" when nothing does.
 
     Ids match exactly, so look-alikes, other normal forms and stray spaces are refused instead of guessed at.
+
+    Args:
+        value: What came.
+        kind: Of the request: ranges of the target and periods have a form of their own.
 
     Example:
         >>> wrong_with_id("user-17"), wrong_with_id("../key")
@@ -53,6 +67,9 @@ def wrong_with_id(value: object) -> str:
         return f"is no text ({type(value).__name__}): quote it"
     if not value or len(value) > LONGEST_ID:
         return f"has {len(value)} characters, wanted 1 to {LONGEST_ID}"
+    if kind in _RANGES:
+        form, reason = _RANGES[kind]
+        return "" if form.fullmatch(value) else reason
     if any(unicodedata.category(character)[0] == "C" for character in value):
         return "has a control or invisible character"
     if not value.isascii():
@@ -86,8 +103,9 @@ class DeletionRequest(BaseModel):
     Attributes:
         controller: Who asks, on behalf of the person: a short name.
         key: The controller's own name of the request; the same key twice is the same request.
-        kind: "class", "subject" or "sample".
-        ids: Class names, subject ids or sample ids, 1 to 10,000; never shown by `repr`.
+        kind: "class", "subject", "sample", "target" or "period".
+        ids: Class names, subject ids, sample ids, ranges of the value ("0:80") or periods ("2017-03"), 1 to 10,000;
+            never shown by `repr`.
         model: The registered model that is to forget.
         dataset: Name of the data set, or "*".
         regulation: Whose deadline applies.

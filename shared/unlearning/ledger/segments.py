@@ -14,8 +14,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import sqlalchemy as sa
+
 from unlearning.errors import LedgerError, StorageError
-from unlearning.ledger import merkle
+from unlearning.ledger import merkle, tables
 from unlearning.ledger.events import GENESIS, Event, broken_links, canonical, read_line
 from unlearning.ledger.store import Ledger
 from unlearning.storage import ObjectStore
@@ -59,11 +61,12 @@ def seal(ledger: Ledger, store: ObjectStore, *, most: int = SEGMENT_EVENTS) -> i
     Raises:
         LedgerError: When the store holds something else than the ledger.
     """
-    until, seq, head, before = ledger.head()[0], 0, GENESIS, GENESIS
-    if keys := list(store.keys(f"{PREFIX}/segments")):
-        segment = _read(store, _first_of(keys[-1]))
+    seq, head, before = 0, GENESIS, GENESIS
+    known = _last_known(ledger, store)
+    if (segment := _last_sealed(store, known)) is not None:
         _create(store, f"{PREFIX}/heads/{segment.last:012d}.json", _head_text(segment))
         seq, head, before = segment.last, segment.head, segment.sha256
+    until = ledger.head()[0]  # read after the segments: another process may have written and sealed meanwhile
     if seq > until:
         raise LedgerError(
             f"{seq} events are sealed and the ledger has {until}: it was set back; restore a newer copy, write nothing"
@@ -87,6 +90,8 @@ def seal(ledger: Ledger, store: ObjectStore, *, most: int = SEGMENT_EVENTS) -> i
         _create(store, f"{PREFIX}/heads/{segment.last:012d}.json", _head_text(segment))
         seq, head, before = segment.last, segment.head, segment.sha256
         until = max(until, seq)
+    if segment is not None and segment.first != known:
+        _note_last(ledger, store, segment.first)
     return seq
 
 
@@ -127,6 +132,36 @@ def _sealed(store: ObjectStore) -> Iterator[Segment]:
 
 def _key(first: int) -> str:
     return f"{PREFIX}/segments/{first:012d}.jsonl"
+
+
+def _last_sealed(store: ObjectStore, known: int) -> Segment | None:
+    """The newest segment, found from the last one that is known of, or by a listing; None when there is none."""
+    if not known or not store.exists(_key(known)):
+        keys = list(store.keys(f"{PREFIX}/segments"))
+        return _read(store, _first_of(keys[-1])) if keys else None
+    segment = _read(store, known)
+    while store.exists(_key(segment.last + 1)):
+        segment = _read(store, segment.last + 1)
+    return segment
+
+
+def _last_known(ledger: Ledger, store: ObjectStore) -> int:
+    """Number of the first event of a segment that was the newest in this store; 0 when none is known."""
+    table = tables.sealed
+    with ledger.reading() as connection:
+        return int(connection.execute(sa.select(table.c.first).where(table.c.store == _place(store))).scalar() or 0)
+
+
+def _note_last(ledger: Ledger, store: ObjectStore, first: int) -> None:
+    table, place = tables.sealed, _place(store)
+    with ledger.writing("seal") as writer:
+        noted = sa.update(table).where(table.c.store == place).values(first=first)
+        if not writer.connection.execute(noted).rowcount:
+            writer.connection.execute(sa.insert(table), [{"store": place, "first": first}])
+
+
+def _place(store: ObjectStore) -> str:
+    return hashlib.sha256(store.uri.encode()).hexdigest()
 
 
 def _first_of(key: str) -> int:

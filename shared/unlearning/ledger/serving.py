@@ -13,16 +13,16 @@ from unlearning.errors import LedgerError
 from unlearning.ledger.claims import Claim, dissolve, fenced
 from unlearning.ledger.events import PROMOTING
 from unlearning.ledger.promotion import (
-    KINDS,
     Advice,
     StillKnowsError,
     Version,
     begin,
-    promotions,
+    reconcile,
     record_confirmed,
     record_rollback,
     standing,
 )
+from unlearning.ledger.standing import Known, standing_of
 from unlearning.ledger.store import Ledger
 
 
@@ -76,15 +76,15 @@ def heal(ledger: Ledger, model: str, alias: Alias, *, actor: str) -> Advice:
     found = _looked_at(ledger, model, alias, actor)
     if found.action in ("put_back", "alarm"):
         with ledger.writing(actor) as writer:
-            known, now = standing(writer, model, alias.digest())
-            if now.action in ("put_back", "alarm") and known.expected:
+            known = standing_of(writer.connection, model, actual := alias.digest())
+            if reconcile(known, actual).action in ("put_back", "alarm") and known.expected:
                 _move(alias, known.expected, model)
     return found
 
 
 def base_of(ledger: Ledger, model: str, alias: Alias) -> str:
     """Digest of the model that a batch starts from: the ledger's; the alias's while the ledger knows none."""
-    return promotions(ledger.events_of(model, *KINDS)).expected or alias.digest()
+    return standing(ledger, model).expected or alias.digest()
 
 
 def roll_back(ledger: Ledger, model: str, digest: str, alias: Alias, *, actor: str) -> None:
@@ -96,7 +96,7 @@ def roll_back(ledger: Ledger, model: str, digest: str, alias: Alias, *, actor: s
     """
     record_rollback(ledger, model, digest, actor=actor)
     with ledger.writing(actor) as writer:
-        if standing(writer, model, alias.digest())[0].expected == digest:
+        if standing_of(writer.connection, model).expected == digest:
             _move(alias, digest, model)
 
 
@@ -104,9 +104,10 @@ def _looked_at(ledger: Ledger, model: str, alias: Alias, actor: str) -> Advice:
     """What is left to do; an alarm is kept before anything is mended, so that no interruption hides it."""
     with ledger.writing(actor) as writer:
         actual = alias.digest()
-        known, found = standing(writer, model, actual)
+        known = standing_of(writer.connection, model, actual)
+        found = reconcile(known, actual)
         if found.action in ("put_back", "alarm"):
-            batch = found.batch or known.made_by.get(known.expected, "")
+            batch = found.batch or known.versions.get(known.expected, Known()).batch
             body = {"found": actual, "expected": known.expected, "reason": found.reason}
             writer.append("alarmed", batch=batch, body=body)
     return found

@@ -18,7 +18,7 @@ from unlearning.ledger.claims import Claim, batch_members, dissolve
 from unlearning.ledger.events import GENESIS, Event
 from unlearning.ledger.exclusion import exclude
 from unlearning.ledger.filing import not_found, read_ids
-from unlearning.ledger.promotion import settle
+from unlearning.ledger.promotion import settle, standing
 from unlearning.ledger.store import Ledger
 from unlearning.storage import ObjectStore
 
@@ -104,7 +104,8 @@ def settle_batch(
         exclusion = exclude(
             store, ledger.names, claim.batch, claim.dataset, read_ids(ledger, batch_members(ledger, claim))
         )
-        earlier = [one.content["certificate"] for one in ledger.events_of(claim.model, "settled")]
+        last = standing(ledger, claim.model).settled_seq
+        earlier = [one.content["certificate"] for one in ledger.events(last - 1, last) if last]
         seq, head = ledger.head()
         stated = Facts(
             batch=claim.batch,
@@ -115,7 +116,7 @@ def settle_batch(
             model=claim.model,
             picked_at=happened["claimed"].at,
             promoted_at=happened["confirmed"].at,
-            previous=earlier[-1] if earlier else GENESIS,
+            previous=earlier[0] if earlier else GENESIS,
             obligations=dict(obligations),
             **{**facts, "data": {**facts["data"], "exclusionList": exclusion}},
         )

@@ -23,6 +23,7 @@ from unlearning.errors import LedgerError, UsageError
 from unlearning.ledger import merkle, tables
 from unlearning.ledger.events import BATCH_STATES, EFFECTS, NO_DATA, Event, event, moment
 from unlearning.ledger.pseudonyms import Pseudonyms
+from unlearning.ledger.standing import record
 from unlearning.ledger.vault import Vault
 
 T = TypeVar("T")
@@ -330,6 +331,7 @@ class Writer:
             batches = tables.batches
             values = {"state": BATCH_STATES[made.kind], "changed_at": made.at}
             self.connection.execute(sa.update(batches).where(batches.c.batch == made.batch).values(values))
+        record(self.connection, made)
 
 
 def first_state(made: Event) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The ledger's tables: events and lists of requests are never changed; the rest is what the events make of them."""
+"""The ledger's tables: events and lists of requests are never changed; the rest is what the events make of them.
+
+Only `sealed` is no such thing: it says where to begin to look in the object store, and a wrong row costs a listing.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ events = Table(
     Column("hash", String(64), nullable=False, unique=True),
     Index("events_request", "request"),
     Index("events_batch", "batch"),
+    Index("events_gated", "seq", sqlite_where=text("kind = 'gated'"), postgresql_where=text("kind = 'gated'")),
 )
 
 members = Table(
@@ -105,6 +109,9 @@ batches = Table(
     Column("owner", String(128), nullable=False),
     Column("lease_until", String(27), nullable=False),
     Column("changed_at", String(27), nullable=False),
+    Column("settled_seq", BigInteger, nullable=False, server_default="0"),
+    Index("batches_settled", "model", "settled_seq"),
+    Index("batches_ended", "state", "changed_at"),
     Index(
         "batches_one_active",
         "model",
@@ -113,6 +120,8 @@ batches = Table(
         postgresql_where=text("state IN ('claimed', 'promoting')"),
     ),
 )
+ACTIVE = text("batches.state IN ('claimed', 'promoting')")
+"""As the condition of the index above has it, so that both databases use that."""
 
 parcels = Table(
     "parcels",
@@ -120,4 +129,38 @@ parcels = Table(
     Column("ref", String(64), primary_key=True),
     Column("parcel", String(128), nullable=False),
     Index("parcels_parcel", "parcel"),
+)
+
+serving = Table(
+    "serving",
+    metadata,
+    Column("model", String(128), primary_key=True),
+    Column("expected", String(64), nullable=False),
+    Column("open_batch", String(64), nullable=False),
+    Column("open_digest", String(64), nullable=False),
+    Column("unsettled", String(64), nullable=False),
+    Column("settled_seq", BigInteger, nullable=False),
+    Column("approximate", Integer, nullable=False),
+    Column("eroded", Boolean, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("model", String(128), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("parent", String(64), nullable=False),
+    Column("number", String(64), nullable=False),
+    Column("batch", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("left_at", String(27), nullable=False),
+    Column("retired", BigInteger, nullable=False),
+    Column("destroyed", BigInteger, nullable=False),
+)
+
+sealed = Table(
+    "sealed",
+    metadata,
+    Column("store", String(64), primary_key=True),
+    Column("first", BigInteger, nullable=False),
 )

@@ -30,7 +30,7 @@ class Kept:
     Attributes:
         ref: Its keyed digest.
         key: The controller's own name of it.
-        kind: "class", "subject" or "sample".
+        kind: "class", "subject", "sample", "target" or "period".
         ids: The raw ids.
     """
 

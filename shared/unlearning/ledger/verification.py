@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from unlearning.ledger import merkle, tables
 from unlearning.ledger.events import BATCH_STATES, EFFECTS, GENESIS, Event, broken_links
+from unlearning.ledger.standing import KINDS, Standing, standings
 from unlearning.ledger.store import Ledger, changes, chunks, first_state, members_of
 
 _MOST_FINDINGS = 100
@@ -26,14 +27,17 @@ class Fold:
     Attributes:
         requests: Digest of a request to its moving columns, in the order of `due_at, extended, state, batch, outcome,
             reason, purged, changed_at, changed_seq`.
-        batches: Batch to its state and token.
+        batches: Batch to its state, token, and the number of the event that settled it.
+        standings: Model to which of its versions serves and what it has forgotten.
         wrong: Events that no state allows, by number.
     """
 
     requests: dict[str, State] = field(default_factory=dict)
-    batches: dict[str, tuple[str, int]] = field(default_factory=dict)
+    batches: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    standings: dict[str, Standing] = field(default_factory=dict)
     wrong: list[tuple[int, str]] = field(default_factory=list)
     _inside: dict[str, set[str]] = field(default_factory=dict)
+    _model_of: dict[str, str] = field(default_factory=dict)
 
     def apply(self, one: Event, members: Iterable[str] = ()) -> None:
         """Takes the next event.
@@ -72,12 +76,21 @@ class Fold:
             after |= {"changed_at": one.at, "changed_seq": one.seq}
             self.requests[ref] = tuple(after[name] for name in _MOVING)
         if one.batch:
-            state, token = self.batches.get(one.batch, ("", 0))
+            state, token, settled = self.batches.get(one.batch, ("", 0, 0))
             if one.kind in ("claimed", "taken_over"):
                 token = one.seq
-            self.batches[one.batch] = (BATCH_STATES.get(one.kind, state), token)
+            if one.kind == "claimed":
+                self._model_of[one.batch] = str(content["content"]["model"])
+            settled = one.seq if one.kind == "settled" else settled
+            self.batches[one.batch] = (BATCH_STATES.get(one.kind, state), token, settled)
             if one.kind in ("dissolved", "withdrawn"):
                 self._inside.pop(one.batch, None)
+        if one.kind in KINDS:
+            model = str(content.get("model", self._model_of.get(one.batch, "")))
+            try:
+                self.standings.setdefault(model, Standing()).apply(one)
+            except KeyError:
+                self.wrong.append((one.seq, f'"{one.kind}" speaks of a version that was never to serve'))
 
 
 def verify(ledger: Ledger) -> list[str]:
@@ -147,10 +160,17 @@ def _moving_differences(ledger: Ledger, fold: Fold) -> list[str]:
     if left and len(findings) < _MOST_FINDINGS:
         findings.append(f"{left} requests of the events are missing")
     with ledger.reading() as connection:
-        held = {row.batch: (row.state, row.token) for row in connection.execute(sa.select(tables.batches))}
+        rows = connection.execute(sa.select(tables.batches)).all()
+        held = {row.batch: (row.state, row.token, row.settled_seq) for row in rows}
+        served = standings(connection)
     findings += [
         f"batch {batch[:12]} differs from what its events make"
         for batch in sorted(held.keys() | fold.batches.keys())
         if held.get(batch) != fold.batches.get(batch)
+    ]
+    findings += [
+        f'which version of "{model}" serves, or what it has forgotten, differs from what its events make'
+        for model in sorted(served.keys() | fold.standings.keys())
+        if served.get(model) != fold.standings.get(model)
     ]
     return findings

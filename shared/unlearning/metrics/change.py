@@ -19,7 +19,9 @@ from unlearning.metrics.accuracy import accuracy
 from unlearning.metrics.classification import Outputs, weights_changed
 from unlearning.metrics.distance import layer_distances
 
-Code = Literal["not_finite", "no_change", "output_permuted", "head_only", "randomised", "over_forgotten"]
+Code = Literal[
+    "no_reference", "not_finite", "no_change", "output_permuted", "head_only", "randomised", "over_forgotten"
+]
 
 STILL = 1e-5
 """Relative distance below which weights or outputs count as unmoved; training moves them by more than 1e-3."""
@@ -45,6 +47,13 @@ class Finding:
 
     code: Code
     sentence: str
+
+
+NO_REFERENCE = Finding(
+    code="no_reference",
+    sentence="the model that was given as the retrained one is the original: there is nothing to compare with",
+)
+"""What is wrong when the two are one."""
 
 
 def diagnose(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unlearning.metrics.accuracy import accuracy, confusion, per_class_accuracy, prediction_distribution
 from unlearning.metrics.divergence import jensen_shannon
+from unlearning.metrics.intervals import gap_to
 
 SETS = ("forget.train", "retain.train", "forget.test", "retain.test")
 """forget and retain rows of the training split; held-out rows under the same rule. A set without rows is left out."""
@@ -51,7 +52,7 @@ def compare_classifiers(
 
     Args:
         models: "original" and "unlearned", and "retrained" where there is one, each with its outputs on the same
-            `SETS`; only forget.test may be left out.
+            `SETS`; only forget.test may be left out. After them, under any name, further retrained models.
         classes: Names, in the order of the logits.
         forget_classes: Indices of the forgotten classes; empty when rows were forgotten rather than classes.
 
@@ -79,9 +80,12 @@ def compare_classifiers(
     if reference := models.get("retrained"):
         for name in original:
             part, split = name.split(".")
-            key, stem = f"{part}_gap.{split}", f"{part}_accuracy.{split}"
-            metrics[key] = metrics[f"{stem}.unlearned"] - metrics[f"{stem}.retrained"]
-            errors[key] = _paired_error(reference[name], unlearned[name])
+            stem = f"{part}_accuracy.{split}"
+            known = [metrics[f"{stem}.{model}"] for model in models if model not in ("original", "unlearned")]
+            for model, outputs, prefix in (("unlearned", unlearned, ""), ("original", original, "control.")):
+                key = f"{prefix}{part}_gap.{split}"
+                by_rows = _paired_error(reference[name], outputs[name])
+                metrics[key], errors[key] = gap_to(metrics[f"{stem}.{model}"], known, by_rows)
         apart = jensen_shannon(unlearned["forget.train"].logits, reference["forget.train"].logits)
         metrics["divergence.forget"] = apart.mean().item()
         errors["divergence.forget"] = apart.double().std(correction=0).item() / math.sqrt(len(apart))

@@ -93,6 +93,54 @@ def auc_difference_interval(
     return _bootstrap([len(one[0]), len(one[1])], score, seed=seed, draws=draws, level=level)
 
 
+def auc_gap_error(one: tuple[Array, Array], other: tuple[Array, Array]) -> float:
+    """Standard error over rows of the AUC of one model less that of another on the same rows; >= 0.
+
+    The larger of two, both exact in O(N log N) where the bootstrap (`auc_difference_interval`) needs hundreds of draws.
+    DeLong, DeLong and Clarke-Pearson's (1988), from each row's share in the AUC: what makes a row easy for both models
+    cancels. And what chance alone gives when neither model saw any of the rows, so that any of them might have been
+    called a member: Mann and Whitney's, times sqrt(2 - 2 r), r the rank correlation of the two models' statistics. The
+    first comes out too small by luck where a side has few rows, the second does not.
+
+    Args:
+        one: The statistic of members (M,) and of non-members (N,) under the one model.
+        other: Of the same rows under the other.
+
+    Raises:
+        ValueError: For an empty side, NaN, or different rows.
+    """
+    if [len(side) for side in other] != [len(side) for side in one] or min(map(len, one)) == 0:
+        raise ValueError(f"wanted the same rows of both models, got {[*map(len, one)]} and {[*map(len, other)]}")
+    ours, theirs = _shares(*one), _shares(*other)
+    m, n = map(len, one)
+    null = (m + n + 1) / (6 * m * n) * (1 - _correlation(ours[2], theirs[2]))
+    if min(m, n) < 2:
+        return math.sqrt(max(null, 0.0))
+    apart = [(a - b).var(ddof=1) / len(a) for a, b in zip(ours[:2], theirs[:2], strict=True)]
+    return math.sqrt(max(float(sum(apart)), null, 0.0))
+
+
+def _correlation(one: Array, other: Array) -> float:
+    """Pearson's; 0 where one of the two does not vary."""
+    a, b = one - one.mean(), other - other.mean()
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / size if size > 0 else 0.0
+
+
+def _shares(members: Array, non_members: Array) -> tuple[Array, Array, Array]:
+    """Of each member the share of non-members above it, of each non-member that of members below; and all ranks."""
+    from scipy.stats import rankdata
+
+    values = np.concatenate([members, non_members])
+    if np.isnan(values).any():
+        raise ValueError("the statistic holds NaN: the model's outputs are broken")
+    among_all = rankdata(values)
+    first, second = among_all[: len(members)], among_all[len(members) :]
+    above = 1 - (first - rankdata(members)) / len(non_members)
+    below = (second - rankdata(non_members)) / len(members)
+    return above, below, among_all
+
+
 def mean_difference_interval(
     one: Array, other: Array, *, seed: int, draws: int = 1000, level: float = 0.95
 ) -> Interval:
@@ -159,6 +207,23 @@ def seed_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     mean, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
     wide = float(stdtrit(len(each) - 1, (1 + level) / 2)) * error
     return Interval(value=mean, low=mean - wide, high=mean + wide, level=level)
+
+
+def gap_to(value: float, references: Sequence[float], rows_error: float) -> tuple[float, float]:
+    """A model's figure less the mean of the retrained models', and the gap's standard error.
+
+    With several retrained models, what they differ by from seed to seed, s, adds to the error: the model in question is
+    one more draw, held against a mean of K, so its own part is s squared times (1 + 1 / K). With one, only the rows'
+    part is known.
+
+    Args:
+        value: Of the model in question.
+        references: Of the retrained models, at least one; the rows' error belongs to the first.
+        rows_error: Standard error of the gap over rows.
+    """
+    each = np.asarray(references, dtype=np.float64)
+    seeds = float(each.var(ddof=1)) * (1 + 1 / len(each)) if len(each) > 1 else 0.0
+    return value - float(each.mean()), math.hypot(rows_error, math.sqrt(seeds))
 
 
 def _bootstrap(

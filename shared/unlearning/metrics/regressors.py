@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearning.metrics.classification import Outputs, check_sets
+from unlearning.metrics.intervals import gap_to
 from unlearning.metrics.regression import Bin, error_by_bin, ks_residuals, wasserstein
 
+MODELS = ("original", "unlearned", "retrained")
 BINS = 10
 """Bins of equal width over the targets, for the picture of where the error lies."""
 
@@ -45,7 +47,8 @@ def compare_regressors(
 
     Args:
         models: "original" and "unlearned", and "retrained" where there is one, each with its outputs on the same sets
-            of `unlearning.metrics.classification.SETS`; only forget.test may be left out.
+            of `unlearning.metrics.classification.SETS`; only forget.test may be left out. After them, under any name,
+            further retrained models.
         quantiles: Levels of the outputs, when they are quantiles.
 
     Raises:
@@ -84,10 +87,13 @@ def compare_regressors(
     if "retrained" in models:
         for name in original:
             part, split = name.split(".")
-            ours, theirs = residuals["unlearned"][name], residuals["retrained"][name]
-            key = f"{part}_error_gap.{split}"
-            metrics[key] = float(ours.mean() / _above_zero(theirs.mean()) - 1)
-            errors[key] = _error_of_mean(ours - theirs) / _above_zero(theirs.mean())
+            theirs = residuals["retrained"][name]
+            scale = _above_zero(theirs.mean())
+            known = [one[name].mean() / scale for model, one in residuals.items() if model not in MODELS[:2]]
+            for model, prefix in (("unlearned", ""), ("original", "control.")):
+                ours, key = residuals[model][name], f"{prefix}{part}_error_gap.{split}"
+                rows = _error_of_mean(ours - theirs) / scale
+                metrics[key], errors[key] = gap_to(float(ours.mean() / scale), known, rows)
     answers = {model: predicted[model]["forget.train"].double().numpy().reshape(-1) for model in models}
     metrics["prediction_shift.forget"] = wasserstein(answers["original"], answers["unlearned"])
     if "retrained" in models:

@@ -2,13 +2,17 @@
 
 A metric that is missing or not a finite number fails. A metric outside its bounds fails when its distance to them is
 more than two standard errors, and is inconclusive when it is less: too few samples to tell. Everything else passes.
+
+A distance from a retrained model is bounded by what matters, and, where rows are few, by what chance alone explains:
+its ends give way to so many standard errors. Where they would have to give way too far to tell anything, it is
+inconclusive, whatever was measured.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from unlearning.config import build, nearest
@@ -19,11 +23,21 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """What a metric may be, both ends included; None: open on that side."""
+    """What a metric may be, both ends included; None: open on that side.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        why: What it asks, in words.
+        chance: Standard errors from the middle of the two ends that are allowed even where that is beyond them.
+        widest: How far from the middle the ends may lie for that; beyond, there are too few rows to tell.
+    """
 
     low: float | None = None
     high: float | None = None
     why: str = ""
+    chance: float = 0.0
+    widest: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a bound that bounds nothing, or that nothing can meet."""
@@ -32,11 +46,36 @@ class Bound:
             raise ValueError(f"a bound needs a finite low or high, got low {self.low}, high {self.high}")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low {self.low} is above high {self.high}")
+        if not self.chance:
+            return
+        if self.low is None or self.high is None or not (self.chance > 0 and math.isfinite(self.chance)):
+            raise ValueError(f"chance needs two ends and to be above 0, got {self.low}, {self.high} and {self.chance}")
+        if self.widest is None or not (self.high - self.low) / 2 <= self.widest < math.inf:
+            raise ValueError(f"chance needs a finite widest, at least half of high - low, got {self.widest}")
+
+    def given_way(self, error: float) -> Bound:
+        """The bound as it stands for a metric with this standard error."""
+        if not self.chance or self.low is None or self.high is None or self.widest is None:
+            return self
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        reach = min(self.chance * error, self.widest)
+        return self if reach <= half else replace(self, low=middle - reach, high=middle + reach)
+
+    def outside(self, value: float) -> float:
+        """How far beyond the nearer end a value lies; 0 or less inside."""
+        below = self.low - value if self.low is not None else -math.inf
+        above = value - self.high if self.high is not None else -math.inf
+        return max(below, above)
+
+    def tells(self, error: float) -> bool:
+        """Whether a metric with this standard error is sure enough to be held against it."""
+        return not self.chance or self.widest is None or self.chance * error <= self.widest
 
 
 Policy = Mapping[str, Bound]
 
 FINDINGS: Policy = {
+    "finding.no_reference": Bound(high=0, why="the retrained model is not the original under another name"),
     "finding.not_finite": Bound(high=0, why="no weight and no output is NaN or infinite"),
     "finding.no_change": Bound(high=0, why="the model is not the original under another name"),
     "finding.output_permuted": Bound(high=0, why="the outputs were not merely put in another order"),
@@ -87,21 +126,50 @@ VALUES_POLICY: Policy = {
 """For models that predict values: the error on forgotten rows is held against that on unseen rows of their kind."""
 
 
-_NEAR = "to an attacker, forgotten rows look as they do in a model that never saw them"
+_NEAR = Bound(
+    low=-0.1,
+    high=0.1,
+    why="to an attacker, forgotten rows look as they do in a model that never saw them",
+    chance=3,
+    widest=0.25,
+)
 REFERENCE_POLICY: Policy = {
-    "forget_gap.train": Bound(low=-0.05, high=0.05, why="forgotten rows are classified as by the retrained model"),
+    "forget_gap.train": Bound(
+        low=-0.05, high=0.05, why="forgotten rows are classified as by the retrained model", chance=3, widest=0.15
+    ),
     "retain_gap.test": Bound(low=-0.05, why="the model is about as good as the retrained one"),
-    "membership_gap.loss.forget": Bound(low=-0.1, high=0.1, why=_NEAR),
-    "membership_gap.entropy.forget": Bound(low=-0.1, high=0.1, why=_NEAR),
+    "membership_gap.loss.forget": _NEAR,
+    "membership_gap.entropy.forget": _NEAR,
 }
-"""Added where there is a retrained model: distances from it, on either side."""
+"""Where there is a retrained model: distances from it, on either side, in place of what `YARDSTICKS` asks."""
 
 VALUES_REFERENCE_POLICY: Policy = {
     "forget_error_gap.train": Bound(low=-0.25, high=0.25, why="forgotten rows are predicted as by the retrained model"),
     "retain_error_gap.test": Bound(high=0.1, why="the model is about as good as the retrained one"),
-    "membership_gap.residual.forget": Bound(low=-0.1, high=0.1, why=_NEAR),
+    "membership_gap.residual.forget": _NEAR,
 }
 """The same for models that predict values; gaps of errors are shares of the retrained model's."""
+
+YARDSTICKS = ("seen_", "membership_auc.")
+"""Metrics that hold forgotten rows against unseen ones, a stand-in for a model that never saw the former. With such a
+model at hand they are not bounded: two sets of rows differ by their own difficulty, which it carries, too."""
+
+CONTROLS: Policy = {
+    "control.positive": Bound(low=1, why="the same bounds would have refused the original: they see what they ask"),
+    "control.negative": Bound(low=1, why="the retrained model itself does not seem to have seen the forgotten rows"),
+}
+"""Of the measurement, not of the model; see `policy.controls`. 0 is inconclusive. The positive one is a gate by default
+where classes are forgotten: a model that treats rows alike whether it learned them or not passes bounds on rows that
+tell nothing, and whoever will not have that asks for it there, too. The negative one is where the rows
+to compare with were drawn alike."""
+
+EXCHANGEABLE = ("class", "target")
+"""Requests whose forgotten rows and held-out stand-ins were drawn alike. People, times and rows that someone picked
+differ from others by themselves: a retrained model may well treat them otherwise."""
+
+COPIES = Bound(high=0.05, why="what is forgotten does not go on being taught by copies of it among the retained rows")
+"""Of "overlap.forget_in_retain.share", the share of forget rows that such a copy has. Of the data, not of the model:
+beyond it no verdict can be given."""
 
 AUDIT_POLICY: Policy = {
     "audit.relearning_area.retain_only": Bound(high=0.1, why="training on without it does not bring it back"),
@@ -118,6 +186,34 @@ AUDITED: Policy = {
 }
 """Metrics of an audit that a policy may bound, with what one might ask. No default: methods that suppress a class's
 outputs are not made to meet them."""
+
+
+RETEST_POLICY: Policy = {
+    "retest.class_accuracy": Bound(high=0.05, why="classes that earlier batches forgot are still not recognised"),
+    "retest.seen_gap": Bound(high=0.05, why="rows that earlier batches forgot are known no better than unseen ones"),
+    "retest.membership_auc": Bound(high=0.6, why="rows that earlier batches forgot still do not look trained on"),
+}
+"""What a deletion batch asks of its model about all that was forgotten before: nothing of it may come back."""
+
+
+def retest_policy(overrides: Mapping[str, Any]) -> dict[str, Bound]:
+    """The bounds of what was forgotten before; those that "none" drops may be all.
+
+    Args:
+        overrides: A policy, as for `policy_with`; names that do not begin with "retest." are passed over.
+    """
+    mine = {name: bound for name, bound in overrides.items() if name.startswith("retest.")}
+    kept = {name: bound for name, bound in mine.items() if bound is not None and bound != "none"}
+    dropped = mine.keys() - kept.keys()
+    policy_with(
+        {**kept, **dict.fromkeys(dropped)}, {**RETEST_POLICY, "weights_changed": CLASS_POLICY["weights_changed"]}
+    )
+    return {name: bound for name, bound in policy_with(kept, RETEST_POLICY).items() if name not in dropped}
+
+
+def without_retest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The bounds that a run's own gate judges by."""
+    return {name: bound for name, bound in overrides.items() if not name.startswith("retest.")}
 
 
 def shadows_in(audit: str) -> int:
@@ -156,10 +252,23 @@ def policy_for(task: str, request: str, *, reference: bool = False, audit: bool 
         reference: Whether there is a retrained model to be held against.
         audit: Whether there is an audit.
     """
+    kind = dict(without_reference(task, request))
+    if reference:
+        beside = VALUES_REFERENCE_POLICY if task == "regression" else REFERENCE_POLICY
+        kind = {name: bound for name, bound in kind.items() if not name.startswith(YARDSTICKS)} | {**beside}
+        if request in EXCHANGEABLE:
+            kind["control.negative"] = CONTROLS["control.negative"]
+    if request == "class" and task != "regression":
+        kind["control.positive"] = CONTROLS["control.positive"]
+    kind["overlap.forget_in_retain.share"] = COPIES
+    return {**FINDINGS, **kind, **(AUDIT_POLICY if audit and task != "regression" else {})}
+
+
+def without_reference(task: str, request: str) -> Policy:
+    """Bounds that need no retrained model."""
     if task == "regression":
-        return {**FINDINGS, **VALUES_POLICY, **(VALUES_REFERENCE_POLICY if reference else {})}
-    kind = CLASS_POLICY if request == "class" else ROWS_POLICY
-    return {**FINDINGS, **kind, **(REFERENCE_POLICY if reference else {}), **(AUDIT_POLICY if audit else {})}
+        return VALUES_POLICY
+    return CLASS_POLICY if request == "class" else ROWS_POLICY
 
 
 def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) -> dict[str, Bound]:
@@ -167,13 +276,17 @@ def policy_with(overrides: Mapping[str, Any], default: Policy = CLASS_POLICY) ->
 
     Args:
         overrides: Metric name to {"low", "high", "why"}; "none" drops the gate (parameters of a pipeline know no null).
-        default: What is replaced in; with an audit's bounds, those of `AUDITED` may be added.
+        default: What is replaced in. Controls may be added; with an audit's bounds, those of `AUDITED`; with bounds of
+            distances from a retrained model, the `YARDSTICKS` that these replaced.
 
     Raises:
         UsageError: For a metric that the policy does not know, or bounds that make no sense.
     """
     policy = dict(default)
-    known = {**default, **(AUDITED if AUDIT_POLICY.keys() <= default.keys() else {})}
+    known = {**default, **CONTROLS, **(AUDITED if AUDIT_POLICY.keys() <= default.keys() else {})}
+    for beside, kinds in ((REFERENCE_POLICY, (CLASS_POLICY, ROWS_POLICY)), (VALUES_REFERENCE_POLICY, (VALUES_POLICY,))):
+        if beside.keys() <= default.keys():
+            known |= {name: one for kind in kinds for name, one in kind.items() if name.startswith(YARDSTICKS)}
     for metric, bound in overrides.items():
         if metric not in known:
             raise UsageError(f'policy: unknown metric "{metric}"{nearest(metric, known)} (valid: {", ".join(known)})')
@@ -204,10 +317,18 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """All gates, and what follows from them: any failed: fail; else any inconclusive: inconclusive; else pass."""
+    """All gates, and what follows from them: any failed: fail; else any inconclusive: inconclusive; else pass.
+
+    Attributes:
+        outcome: The word.
+        gates: Each bound, and what came of it.
+        caveats: What weakens whatever the gates say, a sentence each: controls that do not hold, rows that are there
+            twice.
+    """
 
     outcome: Outcome
     gates: tuple[Gate, ...]
+    caveats: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> list[str]:
@@ -256,26 +377,31 @@ def _finding(code: str, sentence: str) -> Gate:
 
 def _gate(name: str, bound: Bound, value: float | None, error: float) -> Gate:
     outcome: Outcome
+    stands = bound
     if value is None or not math.isfinite(value) or not math.isfinite(error) or error < 0:
         outcome, reason = "fail", f"{name} was not measured"
         value = None
     else:
-        below = bound.low - value if bound.low is not None else -math.inf
-        above = value - bound.high if bound.high is not None else -math.inf
-        outside = max(below, above)
-        if outside <= 0:
-            outcome, reason = "pass", f"{name} is {value:.4g}"
+        stands = bound.given_way(error)
+        inside = stands.outside(value) <= 0
+        if bound.outside(value) > 2 * error and not inside:
+            outcome = "fail"
         else:
-            outcome = "fail" if outside > 2 * error else "inconclusive"
-            side = f"below {bound.low:g}" if below > above else f"above {bound.high:g}"
+            outcome = "pass" if inside and bound.tells(error) else "inconclusive"
+        reason = f"{name} is {value:.4g}"
+        if not inside:
+            low = stands.low is not None and value < stands.low
+            side = f"below {stands.low:g}" if low else f"above {stands.high:g}"
             doubt = f", by less than two standard errors ({error:.2g})" if outcome == "inconclusive" else ""
-            reason = f"{name} is {value:.4g}, {side}{doubt}"
+            reason += f", {side}{doubt}"
+        elif outcome == "inconclusive":
+            reason += f", with a standard error of {error:.2g}: too few rows to tell"
     return Gate(
         metric=name,
         value=value,
         standard_error=error if math.isfinite(error) else 0.0,
-        low=bound.low,
-        high=bound.high,
+        low=stands.low,
+        high=stands.high,
         why=bound.why,
         outcome=outcome,
         reason=reason,

@@ -291,6 +291,9 @@ def render_markdown(report: RunReport) -> str:
         "time": wording.duration(sum(report.seconds.values())) if report.seconds else "",
     }
     lines += ["", *(f"- {what}: {escaped_markdown(plain(fact))}" for what, fact in facts.items() if fact)]
+    if report.verdict.caveats:
+        lines += ["", "What weakens the verdict:", ""]
+        lines += [f"- {escaped_markdown(clean(sentence, 400))}" for sentence in report.verdict.caveats]
     if report.not_claimed:
         lines += ["", "Not claimed:", ""]
         lines += [f"- {escaped_markdown(clean(sentence, 600))}" for sentence in report.not_claimed]
@@ -318,7 +321,9 @@ def _sentence(report: RunReport) -> str:
         return f"this model must not replace the original. {wording.closing(verdict, report.request)}"
     if verdict.outcome == "inconclusive":
         closing = wording.closing(verdict, report.request)
-        return f"too few examples to tell whether {names} can count as forgotten. {closing}"
+        first = next(gate for gate in verdict.gates if gate.outcome == "inconclusive")
+        few = "it cannot be told" if first.metric.startswith(("control.", "overlap.")) else "too few examples to tell"
+        return f"{few} whether {names} can count as forgotten. {closing}"
     count = len(verdict.gates)
     which = "its only gate passed" if count == 1 else f"all {count} gates passed"
     if predicts_values(report):

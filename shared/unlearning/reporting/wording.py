@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from unlearning.policy.gates import Gate, Verdict
+from unlearning.policy.gates import CONTROLS, Gate, Verdict
 
 NAME_LENGTH = 60
 DASH, MINUS = "\u2013", "\u2212"
@@ -36,6 +36,7 @@ _QUANTITIES = {
     "forget_error_gap": "mean absolute error on {rows}, above the retrained model's",
     "retain_error_gap": "mean absolute error on {rows}, above the retrained model's",
     "membership_gap": "membership-attack AUC{by} on {rows} less the retrained model's",
+    "references": "retrained models compared with",
     "divergence": "divergence of the outputs for {rows} from the retrained model's, bits",
     "wasserstein": "Wasserstein distance of the predictions of {rows} from the retrained model's",
     "retain_error_rise": "rise of the mean absolute error on {rows}",
@@ -81,6 +82,7 @@ _SHARES = (
     "seen_advantage",
 )
 _FINDINGS = {
+    "no_reference": "signs of a reference that is none",
     "not_finite": "signs of a broken model",
     "no_change": "signs of a model that did not change",
     "output_permuted": "signs of a mere renaming of outputs",
@@ -88,6 +90,21 @@ _FINDINGS = {
     "randomised": "signs of a ruined model",
     "over_forgotten": "signs of forgetting too much",
 }
+_CONTROL_WORDS = {
+    "positive": "whether these bounds would have refused the original",
+    "negative": "whether the retrained model looks as if it never saw what is forgotten",
+}
+_FAILED_CONTROLS = {
+    "control.positive": "the original would pass the same bounds: they cannot tell whether rows were learned",
+    "control.negative": "the retrained model does not treat the forgotten examples like unseen ones either",
+}
+_OVERLAPS = {
+    "forget_in_retain": "forgotten rows with {kind} among the retained ones",
+    "forget_in_test": "forgotten rows with {kind} among the held-out ones",
+    "test_in_train": "held-out rows with {kind} among the training rows",
+    "looked": "rows looked at for near twins, {kind}",
+}
+_KINDS = {"exact": "an exact copy", "near": "a near twin", "share": "an exact copy", "test": "held-out"}
 _AUDIT = {
     "relearned_few_shots": "accuracy relearned from a few forgotten rows",
     "relearned_retain_only": "accuracy relearned from retained rows",
@@ -137,6 +154,13 @@ def label(metric: str, request: str = "class") -> str:
         return _FINDINGS.get(parts[0], metric)
     if quantity == "audit":
         return _audit_label(parts) or metric
+    if quantity == "control" and parts:
+        rest = ".".join(parts)
+        words = _CONTROL_WORDS.get(rest) or label(rest, request)
+        return metric if words == rest else words if rest in _CONTROL_WORDS else f"of the original: {words}"
+    if quantity == "overlap" and len(parts) == 2 and parts[0] in _OVERLAPS:
+        share = "share of " if parts[1] == "share" else ""
+        return share + _OVERLAPS[parts[0]].format(kind=_KINDS.get(parts[1], parts[1]))
     if quantity not in _QUANTITIES or not set(parts) <= {*_ROWS, *_MODELS, *_STATISTICS}:
         return metric
     rows = " and ".join(_ROWS[part] for part in parts if part in _ROWS) or "examples"
@@ -176,6 +200,12 @@ def amount(metric: str, value: float | None, *, against: float | None = None) ->
     quantity = metric.split(".")[0]
     if quantity == "finding":
         return "found" if value else "none"
+    if metric in CONTROLS:
+        return "yes" if value else "no"
+    if quantity == "overlap":
+        return percent(value, against=against) if metric.endswith(".share") else counted(round(value))
+    if quantity == "control":
+        return amount(metric.partition(".")[2], value, against=against)
     if quantity in _SHARES:
         return percent(value, against=against)
     if quantity.endswith(("_drop", "_gap")) and quantity != "membership_gap":
@@ -223,6 +253,8 @@ def allowed(metric: str, low: float | None, high: float | None) -> str:
     """The range of a bound in words, both ends included: "at most 5%", "0.35 to 0.65"."""
     if metric.startswith("finding."):
         return "none"
+    if metric in CONTROLS:
+        return "yes"
     if low is not None and high is not None:
         return f"{_limit(metric, low)} to {_limit(metric, high)}"
     return f"at most {_limit(metric, high)}" if high is not None else f"at least {_limit(metric, low)}"
@@ -297,13 +329,19 @@ def finding(gate: Gate, request: str = "class") -> str:
         return clean(gate.reason, 400)
     words = label(gate.metric, request)
     what = isolated(words, 160) if words == gate.metric else words
+    if gate.metric in CONTROLS and gate.outcome != "pass" and gate.value is not None:
+        return _FAILED_CONTROLS[gate.metric]
     if gate.value is None:
         return f"{what} was not measured"
     low = gate.low is not None and gate.value < gate.low
+    inside = not low and (gate.high is None or gate.value <= gate.high)
     bound = gate.low if low else gate.high
     text = f"{what} is {amount(gate.metric, gate.value, against=bound)}"
     if gate.outcome == "pass":
         return text
+    if inside:
+        error = amount(gate.metric, float(f"{gate.standard_error:.2g}"))
+        return f"{text}, with a standard error of {error}: too few examples to tell"
     text += f", {'below' if low else 'above'} the allowed {_limit(gate.metric, bound)}"
     if gate.outcome == "inconclusive":
         text += f" by less than two standard errors ({_limit(gate.metric, float(f'{gate.standard_error:.2g}'))} each)"

@@ -29,8 +29,12 @@ RUN_KEY = "unlearning.run_key"
 KIND = "unlearning.kind"
 SEEN = "unlearning.seen"
 STAGE = "unlearning.stage"
+JOB = "unlearning.job"
+"""Tag with the key of the pipeline run that was last at work in a run, where that was opened under another key."""
 VERDICT = "unlearning.verdict"
 _PARENT = "mlflow.parentRunId"
+_LAYOUT = "mlflow.experimentKind"
+"""Says which pages MLflow's UI shows for an experiment: those of models that are trained, not of prompts."""
 _VALUE_CHARACTERS = 6000
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SILENT = {
@@ -192,8 +196,27 @@ class Tracker:
         """
         if not re.fullmatch(r"[A-Za-z0-9-]+", job):
             raise TrackingError(f"a run's id in the cluster was {job[:80]!r}: wanted letters, digits and hyphens")
-        found = self._search(f"tags.`{RUN_KEY}` LIKE '%/{job}'", limit=1)
-        return str(found[0].data.tags.get(VERDICT, "")) if found else ""
+        found = next(
+            (one for tag in (RUN_KEY, JOB) for one in self._search(f"tags.`{tag}` LIKE '%/{job}'", limit=1)), None
+        )
+        return str(found.data.tags.get(VERDICT, "")) if found else ""
+
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """The tags of a run."""
+        with self.asking("read a run"):
+            return dict(self.client.get_run(run_id).data.tags)
+
+    def fetch(self, run_id: str, file: str, into: Path) -> Path:
+        """A copy of one of a run's artifacts.
+
+        Args:
+            run_id: Which run.
+            file: Its name there, such as "report.html".
+            into: A folder; made when missing.
+        """
+        into.mkdir(parents=True, exist_ok=True)
+        with self.asking(f"hand out {file}"):
+            return Path(self.client.download_artifacts(run_id, file, str(into)))
 
     def close(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Ends a pipeline's run, and what killed stages left open in it; a scheduler ends its own."""
@@ -327,7 +350,11 @@ class Tracker:
 
         location = None if self.is_server else self._artifacts_uri or None
         try:
-            return str(self.client.create_experiment(self.experiment, artifact_location=location))
+            return str(
+                self.client.create_experiment(
+                    self.experiment, artifact_location=location, tags={_LAYOUT: "custom_model_development"}
+                )
+            )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

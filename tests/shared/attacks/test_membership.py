@@ -25,6 +25,7 @@ from unlearning.attacks.membership import (
     population_attack,
 )
 from unlearning.metrics.classification import Outputs
+from unlearning.metrics.intervals import auc_gap_error
 
 Array = NDArray[np.float64]
 
@@ -420,8 +421,19 @@ def test_the_gap_to_a_retrained_model_is_the_difference_of_the_attacks() -> None
         "membership_auc.loss.forget.retrained": 0.5,
         "membership_auc.entropy.forget.unlearned": 0.5,
     }
-    errors = {"membership_auc.loss.forget.unlearned": 0.03, "membership_auc.loss.forget.retrained": 0.04}
-    add_gaps(metrics, errors, ["loss", "entropy"])
+    metrics["membership_auc.loss.forget.original"] = 0.9
+    errors: dict[str, float] = {}
+    draws = np.random.default_rng(0)
+    sides = {name: (draws.normal(size=20), draws.normal(size=30)) for name in ("original", "unlearned", "retrained")}
+    add_gaps(metrics, errors, {"loss": sides, "entropy": {"unlearned": sides["unlearned"]}})
     assert metrics["membership_gap.loss.forget"] == pytest.approx(0.05)
-    assert errors["membership_gap.loss.forget"] == pytest.approx(0.05)
+    assert errors["membership_gap.loss.forget"] == auc_gap_error(sides["unlearned"], sides["retrained"])
+    assert metrics["control.membership_gap.loss.forget"] == pytest.approx(0.4)
     assert "membership_gap.entropy.forget" not in metrics  # the retrained model was not attacked
+    metrics["membership_auc.loss.forget.retrained 2"] = 0.7
+    add_gaps(metrics, errors, {"loss": {**sides, "retrained 2": sides["original"]}}, ["retrained 2"])
+    assert metrics["membership_gap.loss.forget"] == pytest.approx(0.55 - 0.6)
+    spread = math.sqrt(0.02 * 1.5)  # of 0.5 and 0.7, for the mean of two
+    assert errors["membership_gap.loss.forget"] == pytest.approx(
+        math.hypot(auc_gap_error(sides["unlearned"], sides["retrained"]), spread)
+    )

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearning.data.duplicates import near_duplicates
+from unlearning.data.duplicates import fingerprints, near_duplicates, near_twins
 
 RANDOM = np.random.default_rng(0)
 
@@ -57,7 +57,7 @@ def test_rows_may_come_from_a_function_and_none_have_no_twins() -> None:
 def test_the_block_size_changes_nothing(block: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 3, (16, 1, 2, 2)).astype(np.uint8)
     rows_a, rows_b = np.arange(7), np.arange(7, 16)
-    one, other = (near_duplicates(pixels, rows_a, rows_b, limit=0.7, block=size) for size in (block, 100))
+    one, other = (near_duplicates(pixels, rows_a, rows_b, limit=0.69314718, block=size) for size in (block, 100))
     assert (one.exact, one.near) == (other.exact, other.near)
 
 
@@ -65,3 +65,34 @@ def test_the_block_size_changes_nothing(block: int, seed: int) -> None:
 def test_limits_out_of_range_are_refused(limit: float, block: int) -> None:
     with pytest.raises(ValueError, match="limit must be above 0"):
         near_duplicates(np.zeros((2, 2)), np.arange(1), np.arange(1), limit=limit, block=block)
+
+
+def test_near_twins_are_those_that_the_full_comparison_finds() -> None:
+    inputs = RANDOM.normal(size=(300, 3, 8, 8)).astype(np.float32)  # 192 values: thrown on 64 directions first
+    inputs[200:210] = inputs[:10] + RANDOM.normal(scale=0.02, size=(10, 3, 8, 8)).astype(np.float32)
+    inputs[210:215] = inputs[10:15]  # the same, byte for byte: no near twins
+    inputs[220:230] = inputs[20:30] + RANDOM.normal(scale=0.2, size=(10, 3, 8, 8)).astype(np.float32)  # too far
+    rows_a, rows_b = np.arange(100), np.arange(100, 300)
+    found = near_twins(lambda rows: inputs[rows], rows_a, rows_b, limit=0.05, block=64)
+    assert (found.rows, found.looked, found.among) == (10, 100, 200)
+    slow = near_duplicates(inputs, rows_a, rows_b, limit=0.05)
+    assert slow.near == 10
+    assert near_twins(lambda rows: inputs[rows], rows_a, rows_b, limit=0.5).rows == 20
+
+
+def test_near_twins_look_at_no_more_rows_than_they_may_and_say_how_many() -> None:
+    inputs = np.repeat(RANDOM.normal(size=(50, 4)), 4, axis=0)  # four copies of each row
+    found = near_twins(lambda rows: inputs[rows], np.arange(100), np.arange(100, 200), most_a=30, most_b=40)
+    assert found.looked <= 25
+    assert found.among <= 25
+    assert found.rows == 0
+    assert near_twins(lambda rows: inputs[rows], np.arange(0), np.arange(9)).rows == 0
+    with pytest.raises(ValueError, match="must be above 0"):
+        near_twins(lambda rows: inputs[rows], np.arange(1), np.arange(1), most_a=0)
+
+
+def test_equal_inputs_and_only_they_have_equal_fingerprints() -> None:
+    inputs = RANDOM.integers(0, 2, size=(200, 6)).astype(np.float32)
+    prints = fingerprints(lambda rows: inputs[rows], np.arange(200), block=7)
+    same = (inputs[:, None] == inputs[None]).all(axis=2)
+    np.testing.assert_array_equal(prints[:, None] == prints[None], same)

@@ -1,7 +1,4 @@
-import os
 import shutil
-import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.postgres import fresh
 
 from unlearning.ledger.pseudonyms import Pseudonyms
 from unlearning.ledger.requests import DeletionRequest, request_from
@@ -33,80 +31,6 @@ class Clock:
         self.now += timedelta(**spans)
 
 
-def as_user() -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    return ["runuser", "-u", "nobody", "--"] if os.getuid() == 0 else []
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL server: that of UNLEARN_TEST_POSTGRES, or with "1" a private one on a socket."""
-    wanted = os.environ.get("UNLEARN_TEST_POSTGRES", "")
-    if not wanted:
-        pytest.skip("set UNLEARN_TEST_POSTGRES to 1 (starts a private server) or to the address of a server")
-    pytest.importorskip("psycopg")
-    if "://" in wanted:
-        yield wanted
-        return
-    programs = [shutil.which("initdb"), shutil.which("postgres")]
-    if None in programs or (os.getuid() == 0 and not shutil.which("runuser")):
-        pytest.skip("there is no PostgreSQL server on this machine")
-    # Short, for a socket's path has 107 bytes; and not inside pytest's folder, which only its owner may enter.
-    folder = Path(f"/tmp/unlearn-pg-{uuid.uuid4().hex[:8]}")
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    data = str(folder / "data")
-    initdb, server = (str(Path(str(program)).resolve()) for program in programs)
-    subprocess.run(
-        [*as_user(), initdb, "-D", data, "-A", "trust", "-U", "unlearn", "-E", "UTF8", "--no-sync"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-    )
-    options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    running = subprocess.Popen(
-        [*as_user(), server, "-D", data, *options, "-c", "max_connections=60"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-    url = f"postgresql://unlearn@/postgres?host={folder}"
-    try:
-        _await(url)
-        yield url
-    finally:
-        pid = (folder / "data" / "postmaster.pid").read_text().split()[0]
-        subprocess.run(["kill", "-INT", pid], check=False)
-        running.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _await(url: str) -> None:
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    for attempt in range(200):
-        try:
-            with engine.connect():
-                break
-        except sa.exc.OperationalError:
-            if attempt == 199:
-                raise
-            import time
-
-            time.sleep(0.1)
-    engine.dispose()
-
-
-def run(server: str, statement: str) -> None:
-    engine = sa.create_engine(server.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(statement)
-    engine.dispose()
-
-
-def database(server: str, name: str) -> str:
-    return str(sa.make_url(server).set(database=name).render_as_string(hide_password=False))
-
-
 def lay_out(url: str) -> None:
     ledger = Ledger(url, NAMES, Vault(FolderStore(Path("unused"))))
     ledger.upgrade()
@@ -116,11 +40,9 @@ def lay_out(url: str) -> None:
 @pytest.fixture(scope="session")
 def laid_out_postgres(postgres: str) -> Iterator[str]:
     """The name of a database that others are copied from."""
-    name = f"unlearn_{uuid.uuid4().hex[:12]}"
-    run(postgres, f"CREATE DATABASE {name}")
-    lay_out(database(postgres, name))
-    yield name
-    run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh(postgres) as url:
+        lay_out(url)
+        yield str(sa.make_url(url).database)
 
 
 @pytest.fixture(scope="session")
@@ -142,10 +64,8 @@ def empty_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> I
     if dialect == "sqlite":
         yield f"sqlite:///{tmp_path}/empty.db"
         return
-    server, name = request.getfixturevalue("postgres"), f"unlearn_{uuid.uuid4().hex[:12]}"
-    run(server, f"CREATE DATABASE {name}")
-    yield database(server, name)
-    run(server, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh(request.getfixturevalue("postgres")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -155,10 +75,8 @@ def url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         shutil.copy(request.getfixturevalue("laid_out_sqlite"), tmp_path / "ledger.db")
         yield f"sqlite:///{tmp_path}/ledger.db"
         return
-    server, name = request.getfixturevalue("postgres"), f"unlearn_{uuid.uuid4().hex[:12]}"
-    run(server, f"CREATE DATABASE {name} TEMPLATE {request.getfixturevalue('laid_out_postgres')}")
-    yield database(server, name)
-    run(server, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh(request.getfixturevalue("postgres"), request.getfixturevalue("laid_out_postgres")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import base64
+import csv
 import json
 import resource
 import subprocess
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fuzz import fuzz, written, wrong_with
+from support.hostile import payloads
 
 from unlearning.errors import DataError
 from unlearning.ledger.filing import cancel, read_ids
@@ -40,10 +43,10 @@ def write(folder: Path, kind: str, records: list[dict[str, Any]]) -> Path:
     if kind == "jsonl":
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
     elif kind == "csv":
-        names = list(records[0])
-        lines = [",".join(names)]
-        lines += [",".join(";".join(v) if isinstance(v, list) else v for v in record.values()) for record in records]
-        path.write_text("\n".join(lines))
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows({k: ";".join(v) if isinstance(v, list) else v for k, v in one.items()} for one in records)
     else:
         pq.write_table(pa.Table.from_pylist(records), path)
     return path
@@ -239,6 +242,40 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, content: bytes
             assert row.reason.isprintable()
     except DataError as error:
         assert "packed" in str(error)  # noqa: PT017
+
+
+def test_two_hundred_payloads_are_refused_in_every_field_and_format(ledger: Ledger, tmp_path: Path) -> None:
+    hostile = [text for _, text in payloads()]
+    assert len(set(hostile)) >= 200
+    fields = ("ids", "controller", "key", "model", "dataset", "regulation", "kind", "submitted_at", "priority")
+    for kind in FORMATS:
+        texts = hostile if kind != "csv" else [text for text in hostile if not set(text) & set("\n\r\x00;")]
+        for field in fields:
+            records, whole = [], {**DEFAULTS, **GOOD, "dataset": "*", "regulation": "gdpr", "priority": "normal"}
+            for number, text in enumerate(texts):
+                bad = {**whole, field: [text] if field == "ids" else text}
+                records += [{**whole, "key": f"{kind}-{field}-{number}"}, bad]
+            rejects = tmp_path / "rejects.jsonl"
+            with written() as paths:
+                report = import_file(ledger, write(tmp_path, kind, records), actor="test", rejects=rejects)
+            first = 2 if kind == "csv" else 1
+            found = [json.loads(line) for line in rejects.read_text().splitlines()]
+            assert [one["line"] for one in found] == [first + 2 * number + 1 for number in range(len(texts))]
+            assert report.accepted == len(texts)
+            assert wrong_with(report, rejects, len(records)) == []
+            kept = (f"{tmp_path}/store/requests", f"{tmp_path}/ledger.db", str(rejects), f"{tmp_path}/requests.")
+            assert [path for path in paths if not path.startswith(kept) and path != f"{tmp_path}/store"] == []
+    assert verify(ledger) == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_spoilt_rows_by_the_thousand_are_reported_by_line_and_nothing_is_written_elsewhere(
+    tmp_path: Path, seed: int
+) -> None:
+    figures, wrong = fuzz(tmp_path, 3000, seed, 250)
+    assert wrong == []
+    assert figures["accepted"] > 100
+    assert figures["rejected"] > 2000
 
 
 MEASURED = """

@@ -222,3 +222,33 @@ def test_the_record_has_no_field_for_features() -> None:
     assert set(DeletionRequest.model_fields) == {
         "controller", "key", "kind", "ids", "model", "dataset", "regulation", "submitted_at", "priority",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "fits"),
+    [
+        ("target", "0:80", True),
+        ("target", ":80", True),
+        ("target", "-5.5:1e3", True),
+        ("target", "80:", True),
+        ("target", ":", False),
+        ("target", "80", False),
+        ("target", "nan:1", False),
+        ("target", "0:80\n", False),
+        ("period", "2017-03", True),
+        ("period", "2017-03-01T05", True),
+        ("period", "2017-03-01/2017-03-08", True),
+        ("period", "2017-03/", False),
+        ("period", "../2017", False),
+        ("subject", ":80", False),
+        ("subject", "2017-03-01/2017-03-08", True),
+    ],
+)
+def test_ranges_and_periods_have_a_form_of_their_own(kind: str, value: str, fits: bool) -> None:
+    values = {"controller": "shop", "key": "k", "kind": kind, "ids": [value], "model": "m"}
+    values["submitted_at"] = "2026-11-20T12:00:00Z"
+    if fits:
+        assert request_from(values).ids == (value,)
+    else:
+        with pytest.raises(DataError, match="ids: id 1 "):
+            request_from(values)

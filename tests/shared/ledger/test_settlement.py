@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from unlearning.errors import DataError, UsageError
 from unlearning.ledger.certificate import PREFIX, Measure, receipts
 from unlearning.ledger.checking import check_certificate, check_receipt, ok
 from unlearning.ledger.claims import Claim, ClaimLostError, claim
+from unlearning.ledger.events import time_of
 from unlearning.ledger.exclusion import check, exclude, excluded
 from unlearning.ledger.filing import extend, file_requests, purge
 from unlearning.ledger.ladder import LADDER, claim_next, rung_of, settings_of, turn_away
@@ -222,6 +224,34 @@ def test_who_is_nearly_due_and_failed_once_goes_to_the_last_rung(ledger: Ledger,
     second = claim_next(ledger, owner="a")
     assert second is not None
     assert second.step == "retrain"
+
+
+@pytest.mark.parametrize(("days_left", "step"), [(7.5, "first"), (6.5, "retrain"), (-1.0, "retrain")])
+def test_what_is_due_before_the_next_run_has_one_try_which_is_the_last_rung(
+    ledger: Ledger, request_of: Make, clock: Any, days_left: float, step: str
+) -> None:
+    (ref,) = file(ledger, request_of(1))
+    due = time_of(find(ledger, ref)["due_at"])
+    clock.now = due - timedelta(days=days_left)
+    found = claim_next(ledger, owner="a", cadence_days=7)
+    assert found is not None
+    assert found.step == step
+
+
+@pytest.mark.parametrize("first_run", range(8))
+def test_with_weekly_runs_the_fallback_starts_before_the_due_date_whatever_the_gates_say(
+    ledger: Ledger, request_of: Make, clock: Any, first_run: int
+) -> None:
+    (ref,) = file(ledger, request_of(1))
+    due, steps = time_of(find(ledger, ref)["due_at"]), list[str]()
+    clock.forward(days=first_run)
+    while not steps or steps[-1] != "retrain":
+        found = claim_next(ledger, owner="a", cadence_days=7)
+        assert found is not None
+        steps.append(found.step)
+        assert clock.now < due, steps
+        turn_away(ledger, found.claim, outcome="fail", reasons=["utility fell"])
+        clock.forward(days=7)
 
 
 def test_others_start_at_the_first_rung_and_a_batch_taken_over_keeps_its_own(

@@ -374,7 +374,7 @@ def test_the_layout_is_the_one_that_the_code_reads(ledger: Ledger) -> None:
     with ledger._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
-    assert ledger.upgrade() == "0001"
+    assert ledger.upgrade() == "0002"
 
 
 def test_a_layout_from_the_future_is_refused_and_kept(ledger: Ledger) -> None:

@@ -221,12 +221,31 @@ def test_gaps_to_a_retrained_model_by_hand() -> None:
     }
     report = compare_classifiers({**three, "retrained": retrained}, classes=CLASSES, forget_classes=(2,))
     gaps = {name: value for name, value in report.metrics.items() if "_gap" in name and "seen" not in name}
-    assert gaps == pytest.approx(
+    ours = {name: value for name, value in gaps.items() if not name.startswith("control.")}
+    assert ours == pytest.approx(
         {"retain_gap.train": -0.5, "forget_gap.train": 0.0, "retain_gap.test": -1 / 3, "forget_gap.test": 0.25}
     )
+    for part in ("forget", "retain"):  # the original's gaps stand beside them
+        for split in ("train", "test"):
+            both = [report.metrics[f"{part}_accuracy.{split}.{model}"] for model in ("original", "retrained")]
+            assert gaps[f"control.{part}_gap.{split}"] == pytest.approx(both[0] - both[1])
     assert report.metrics["divergence.forget"] == 0  # both call both emus they were trained on cats
     assert report.metrics["retain_accuracy.test.retrained"] == 1
     assert report.per_class[0]["test_retrained"] == 1
     # Of six rows two changed from right to wrong: mean -1/3, variance 1/3 - 1/9.
     assert report.standard_errors["retain_gap.test"] == pytest.approx(math.sqrt((1 / 3 - 1 / 9) / 6))
     assert "forget_gap.train" not in compare_classifiers(three, classes=CLASSES, forget_classes=(2,)).metrics
+
+
+def test_several_retrained_models_give_the_mean_and_what_seeds_differ_by() -> None:
+    three = models()
+    right = {name: outputs(columns[0], columns[0]) for name, columns in TABLE.items()}
+    wrong = {name: outputs([(target + 1) % 3 for target in columns[0]], columns[0]) for name, columns in TABLE.items()}
+    report = compare_classifiers(
+        {**three, "retrained": right, "retrained 2": wrong}, classes=CLASSES, forget_classes=(2,)
+    )
+    one = compare_classifiers({**three, "retrained": right}, classes=CLASSES, forget_classes=(2,))
+    key = "retain_gap.test"
+    assert report.metrics[key] == pytest.approx(report.metrics["retain_accuracy.test.unlearned"] - 0.5)
+    # Accuracies 1 and 0: variance 1/2 over seeds, times 1 + 1/2 for the mean of two.
+    assert report.standard_errors[key] == pytest.approx(math.hypot(one.standard_errors[key], math.sqrt(0.75)))

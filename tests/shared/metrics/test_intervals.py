@@ -9,7 +9,9 @@ from unlearning.attacks.membership import population_attack
 from unlearning.metrics import intervals
 from unlearning.metrics.intervals import (
     auc_difference_interval,
+    auc_gap_error,
     auc_interval,
+    gap_to,
     mean_difference_interval,
     paired_interval,
     seed_interval,
@@ -123,3 +125,52 @@ def test_what_gives_no_interval_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_the_error_of_a_gap_is_that_of_the_bootstrap() -> None:
+    ease = normal(0, 200), normal(1, 300)  # what makes a row easy for both models
+    one = tuple(side + normal(2 + at, len(side)) - at for at, side in enumerate(ease))
+    other = tuple(side + normal(4 + at, len(side)) for at, side in enumerate(ease))
+    found = auc_gap_error((one[0], one[1]), (other[0], other[1]))
+    interval = auc_difference_interval((one[0], one[1]), (other[0], other[1]), seed=0, draws=2000)
+    assert found == pytest.approx((interval.high - interval.low) / 2 / 1.96, rel=0.1)
+
+
+def test_the_error_of_a_gap_is_never_below_what_chance_gives_when_no_row_was_seen() -> None:
+    one, other = (normal(6, 8), normal(7, 12)), (normal(8, 8), normal(9, 12))
+    both = [np.concatenate(pair) for pair in (one, other)]
+    source = np.random.default_rng(0)
+    drawn = []
+    for _ in range(4000):  # any 8 of the 20 rows might have been called members
+        picked = source.permutation(20)
+        aucs = [population_attack(values[picked[:8]], values[picked[8:]]).auc for values in both]
+        drawn.append(aucs[0] - aucs[1])
+    assert auc_gap_error(one, other) >= 0.97 * float(np.std(drawn))
+
+
+def test_the_error_of_a_gap_of_a_model_to_itself_is_nothing_and_of_single_rows_is_large() -> None:
+    side = normal(0, 9), normal(1, 9)
+    assert auc_gap_error(side, side) == pytest.approx(0, abs=1e-7)
+    assert auc_gap_error((normal(0, 1), normal(1, 50)), (normal(2, 1), normal(3, 50))) > 0.2
+    with pytest.raises(ValueError, match="the same rows of both models"):
+        auc_gap_error(side, (side[0], side[1][:3]))
+    with pytest.raises(ValueError, match="NaN"):
+        auc_gap_error(side, (side[0], np.full(9, np.nan)))
+
+
+@given(few, few, st.integers(0, 99))
+def test_the_error_of_a_gap_is_alike_both_ways_and_for_any_order_of_the_rows(one: Array, two: Array, seed: int) -> None:
+    other = normal(seed, len(one)), normal(seed + 1, len(two))
+    found = auc_gap_error((one, two), other)
+    assert found >= 0
+    assert auc_gap_error(other, (one, two)) == pytest.approx(found, abs=1e-12)
+    order = np.random.default_rng(seed).permutation(len(one))
+    assert auc_gap_error((one[order], two), (other[0][order], other[1])) == pytest.approx(found, abs=1e-12)
+    assert auc_gap_error((two, one), other[::-1]) == pytest.approx(found, abs=1e-12)
+
+
+def test_a_gap_to_several_references_counts_what_they_differ_by() -> None:
+    assert gap_to(0.6, [0.5], 0.03) == (pytest.approx(0.1), pytest.approx(0.03))
+    gap, error = gap_to(0.6, [0.4, 0.5, 0.6], 0.03)  # variance 0.01 over seeds
+    assert gap == pytest.approx(0.1)
+    assert error == pytest.approx(np.sqrt(0.03**2 + 0.01 * 4 / 3))

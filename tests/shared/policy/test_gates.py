@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from unlearning.errors import UsageError
 from unlearning.policy.gates import (
     CLASS_POLICY,
+    COPIES,
     FINDINGS,
     ROWS_POLICY,
     VALUES_POLICY,
@@ -212,7 +213,7 @@ def test_there_is_a_policy_for_every_kind_of_request_that_tells_forgetting_from_
 
 def test_the_policy_for_values_is_two_sided_where_forgetting_is_looking_like_unseen_rows() -> None:
     policy = policy_for("regression", "sample")
-    assert policy == {**FINDINGS, **VALUES_POLICY}
+    assert policy == {**FINDINGS, **VALUES_POLICY, "overlap.forget_in_retain.share": COPIES}
     two_sided = {name for name, bound in policy.items() if bound.low is not None and bound.high is not None}
     assert two_sided == {"seen_advantage.forget.unlearned", "membership_auc.residual.forget.unlearned"}
     assert policy["retain_error_rise.test"].high == 0.1
@@ -257,16 +258,78 @@ def test_the_class_policy_fails_a_model_that_was_only_copied_and_one_that_lost_e
         assert judge(told, {}, CLASS_POLICY).outcome == "fail"
 
 
-def test_a_retrained_model_adds_bounds_of_distances_from_it_and_takes_none_away() -> None:
-    for task, request in (("classification", "class"), ("classification", "sample"), ("regression", "sample")):
-        alone, beside = policy_for(task, request), policy_for(task, request, reference=True)
-        assert alone.items() <= beside.items()
-        added = beside.keys() - alone.keys()
-        assert {"forget_gap.train" if task == "classification" else "forget_error_gap.train"} < added
-        for name in added:
-            if name.startswith(("forget", "membership")):
-                assert beside[name].low is not None  # forgetting too much is a distance as well
-                assert beside[name].high == -(beside[name].low or 0)
+REQUESTS = (
+    ("classification", "class"),
+    ("classification", "sample"),
+    ("classification", "subject"),
+    ("regression", "sample"),
+)
+
+
+@pytest.mark.parametrize(("task", "request_"), REQUESTS)
+def test_distances_from_a_retrained_model_take_the_place_of_those_from_unseen_rows(task: str, request_: str) -> None:
+    alone, beside = policy_for(task, request_), policy_for(task, request_, reference=True)
+    gone, added = alone.keys() - beside.keys(), beside.keys() - alone.keys()
+    assert gone == {name for name in alone if name.startswith(("seen_", "membership_auc."))}
+    assert gone
+    assert {"forget_gap.train" if task == "classification" else "forget_error_gap.train"} < added
+    assert len([name for name in added if name.startswith("membership_gap.")]) == len(
+        [name for name in gone if name.startswith("membership_auc.")]
+    )
+    for name in added:
+        if name.startswith(("forget", "membership")):
+            assert beside[name].low is not None  # forgetting too much is a distance as well
+            assert beside[name].high == -(beside[name].low or 0)
+    assert ("control.negative" in beside) == (request_ == "class")  # only there are unseen rows drawn alike
+    assert policy_with({name: {"low": -1, "high": 1} for name in gone}, beside).keys() == beside.keys() | gone
+
+
+WIDENING = Bound(low=-0.1, high=0.1, chance=3, widest=0.25)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "wanted", "ends"),
+    [
+        (0.09, 0.01, "pass", (-0.1, 0.1)),
+        (0.11, 0.001, "fail", (-0.1, 0.1)),
+        (0.11, 0.03, "inconclusive", (-0.1, 0.1)),
+        (0.14, 0.05, "pass", (-0.15, 0.15)),  # what chance alone gives
+        (-0.14, 0.05, "pass", (-0.15, 0.15)),
+        (0.16, 0.05, "inconclusive", (-0.15, 0.15)),
+        (0.21, 0.05, "fail", (-0.15, 0.15)),
+        (0.0, 0.09, "inconclusive", (-0.25, 0.25)),  # 3 x 0.09 is more than 0.25: nothing could have been told
+        (0.2, 0.09, "inconclusive", (-0.25, 0.25)),
+        (0.5, 0.09, "fail", (-0.25, 0.25)),
+    ],
+)
+def test_a_bound_gives_way_to_chance_but_never_so_far_that_it_tells_nothing(
+    value: float, error: float, wanted: str, ends: tuple[float, float]
+) -> None:
+    gate = judge({"gap": value}, {"gap": error}, {"gap": WIDENING}).gates[0]
+    assert gate.outcome == wanted
+    assert (gate.low, gate.high) == pytest.approx(ends)
+    assert ("too few rows to tell" in gate.reason) == (abs(value) <= 0.25 and error == 0.09)
+
+
+@given(st.floats(-1, 1), st.floats(0, 1))
+def test_no_value_beyond_the_widest_ends_passes_and_no_error_makes_one_inside_fail(value: float, error: float) -> None:
+    outcome = judge({"gap": value}, {"gap": error}, {"gap": WIDENING}).outcome
+    assert outcome != "pass" or abs(value) <= 0.25
+    assert outcome != "fail" or abs(value) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"high": 0.1, "chance": 3, "widest": 0.2}, "chance needs two ends"),
+        ({"low": -0.1, "high": 0.1, "chance": -1, "widest": 0.2}, "chance needs two ends and to be above 0"),
+        ({"low": -0.1, "high": 0.1, "chance": 3}, "chance needs a finite widest"),
+        ({"low": -0.1, "high": 0.1, "chance": 3, "widest": 0.05}, "at least half of high - low"),
+    ],
+)
+def test_a_bound_that_gives_way_says_how_far(more: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Bound(**more)
 
 
 def test_whatever_is_known_to_be_wrong_fails_and_comes_first_in_its_own_words() -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.s3 import require_conditions
+from support.s3 import client, require_conditions
 
 from unlearning.errors import StorageError
 from unlearning.storage import FolderStore, ObjectStore, download_folder, open_store, split, upload_folder
@@ -58,10 +57,6 @@ def heeding(store: ObjectStore) -> None:
     """The store heeds create-if-absent; see `require_conditions`."""
     if isinstance(store, S3Store):
         require_conditions(store.uri.split("/")[2])
-
-
-def client() -> Any:
-    return boto3.session.Session().client("s3")
 
 
 def closed_port() -> int:
@@ -448,7 +443,7 @@ def test_a_missing_bucket_is_named_with_what_to_do(s3: str, tmp_path: Path) -> N
         with pytest.raises(StorageError) as caught:
             operation()
         assert re.search(
-            r"no-such-bucket-here.* at http://127\.0\.0\.1:\d+: there is no bucket .*: create it or change",
+            r"no-such-bucket-here.* at https?://[a-z0-9.]+:\d+: there is no bucket .*: create it or change",
             str(caught.value),
         )
 

@@ -15,6 +15,7 @@ import pytest
 
 from unlearning.errors import TrackingError
 from unlearning.tracking import Tracker
+from unlearning.tracking.runs import JOB, VERDICT
 
 RED = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
 
@@ -45,6 +46,8 @@ def silent_port() -> Iterator[int]:
 
 def test_a_stage_that_ends_well_is_a_finished_nested_run(tracker: Tracker, tmp_path: Path) -> None:
     parent = tracker.open_run("delete_class", "run-1", {"method": "unsir", "classes": ["0", "3"]}, {"team": "privacy"})
+    layout = tracker.client.get_experiment(tracker.experiment_id).tags["mlflow.experimentKind"]
+    assert layout == "custom_model_development", "the UI shows pages of runs, not of prompts"
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("a")
     with tracker.stage(parent, "impair", {"attempt": "1"}) as run:
@@ -412,3 +415,15 @@ def test_a_pipeline_that_the_scheduler_tracks_joins_its_run_and_leaves_its_end_t
     assert found.data.tags["unlearning.pipeline"] == "delete_class"
     assert found.info.status == "RUNNING"
     assert len(client.search_runs([experiment])) == 2
+
+
+def test_the_verdict_of_a_job_is_found_by_the_key_of_its_run_or_by_its_tag(embedded: Tracker, tmp_path: Path) -> None:
+    own = embedded.open_run("p", "name/job-1", {}, {VERDICT: "pass"})
+    shared = embedded.open_run("p", "batch/abc", {}, {VERDICT: "fail", JOB: "name/job-2"})
+    assert [embedded.verdict_of(f"job-{number}") for number in (1, 2, 3)] == ["pass", "fail", ""]
+    assert embedded.tags_of(shared)[JOB] == "name/job-2"
+    with embedded.stage(own, "gate") as record:
+        record.pipeline.text("<p>", "report.html")
+    assert embedded.fetch(own, "report.html", tmp_path / "new").read_text() == "<p>"
+    with pytest.raises(TrackingError, match="could not hand out"):
+        embedded.fetch(own, "nothing.html", tmp_path / "new")
