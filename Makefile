@@ -30,9 +30,9 @@ types: .venv/ready
 compile: .venv/ready
 	$(BIN)/unlearn compile
 
+# Every row of speed, S1 to S10: a table, benchmarks/results/bench.jsonl and a picture. ROWS=S1,S7 or BENCH=--quick for less.
 bench: .venv/ready
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/steps.py
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/forget_class.py digits
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
 # Faults at every operation of a deletion batch on a stand-in: the matrix of trials and violations.
 faults: .venv/ready

@@ -37,13 +37,14 @@ def attack(
         retrained: A model that never saw what is forgotten, where there is one.
     """
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     from unlearning.models.bundle import read_bundle
     from unlearning.reporting.figures import roc_curves
     from unlearning_components.completions import stage_once
     from unlearning_components.evaluations import attacked
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of
+    from unlearning_components.surroundings import fetch_manifest, further_references, outputs_of
 
     given = {"manifest": manifest, "seed": seed}
     with stage_once(
@@ -58,7 +59,9 @@ def attack(
         data = fetch_manifest(manifest)
         folders = {"original": original.path, "unlearned": unlearned.path}
         folders |= {} if retrained is None else {"retrained": retrained.path}
-        _, outputs = outputs_of(folders, forget.path, retain.path, holdout.path, data)
+        with TemporaryDirectory() as folder:
+            further = further_references(folders.get("retrained", ""), data, Path(folder))
+            _, outputs = outputs_of(folders | further, forget.path, retain.path, holdout.path, data)
         card = read_bundle(Path(unlearned.path)).card
         report = attacked(outputs, card=card, seed=seed)
         statistic = "residual" if card.task == "regression" else "entropy"
@@ -72,7 +75,8 @@ def attack(
         shown = {
             f"{asked} rows, {model} model": report.curves[f"{statistic}.{asked}.{model}"].thinned()
             for asked in ("forget", "retain")
-            for model in outputs
+            for model in folders
+            if model in outputs
             if model != "retrained" or asked == "forget"
         }
         figure = roc_curves(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from unlearning.references import rows_digest
 from unlearning.reporting.audit_figures import relearning_curves
 from unlearning.reporting.figures import noise_pictures
 from unlearning.training import best_device, generator, predict
-from unlearning_components.surroundings import fetch_manifest, open_for, store, subset, task_for
+from unlearning_components.surroundings import fetch_manifest, further_references, open_for, store, subset, task_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +81,10 @@ def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int
     if gone:
         sets["forget.test"] = subset(samples, holdout, "holdout_forget", data)
     models = {name: network.to(best_device()) for name, (network, _) in loaded.items()}
-    report = attack_all(models, sets, card=card, gone=gone, seed=seed)
+    with TemporaryDirectory() as folder:
+        further = further_references(str(folders["retrained"]), data, Path(folder))
+        references = [load_bundle(Path(one))[0].to(best_device()) for one in further.values()]
+    report = attack_all(models, sets, card=card, gone=gone, seed=seed, references=references)
     metrics, errors = dict(report.metrics), dict(report.standard_errors)
     asked = [as_plain(one) for one in report.asked]
     if planned := shadows_in(how):
@@ -105,7 +109,13 @@ def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int
 
 
 def attack_all(
-    models: Mapping[str, nn.Module], sets: Mapping[str, Samples], *, card: ModelCard, gone: tuple[int, ...], seed: int
+    models: Mapping[str, nn.Module],
+    sets: Mapping[str, Samples],
+    *,
+    card: ModelCard,
+    gone: tuple[int, ...],
+    seed: int,
+    references: Sequence[nn.Module] = (),
 ) -> AuditReport:
     """`unlearning.audit.audit` with errors that name what to do."""
     try:
@@ -117,6 +127,7 @@ def attack_all(
             input_shape=card.input_shape,
             config=AuditConfig(),
             seed=seed,
+            references=references,
             progress=Lines(),
         )
     except ValueError as error:

@@ -8,6 +8,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from unlearning.errors import UnlearningError, UsageError
 from unlearning.ledger.certificate import Measure
 from unlearning.ledger.claims import Claim, dissolve
 from unlearning.ledger.completion import keep, kept, propose, sweep
-from unlearning.ledger.events import digest_of
+from unlearning.ledger.events import digest_of, moment
 from unlearning.ledger.exclusion import RANGES
 from unlearning.ledger.inbox import take_in, totals, waiting
-from unlearning.ledger.ladder import Try, claim_next, set_aside, turn_away
+from unlearning.ledger.ladder import Try, claim_next, retested, set_aside, turn_away
 from unlearning.ledger.opening import has_ledger, open_ledger
 from unlearning.ledger.overview import waits
 from unlearning.ledger.promotion import Version, standing
+from unlearning.ledger.retirement import note_copies, run_of
 from unlearning.ledger.segments import seal
 from unlearning.ledger.serving import base_of, heal, serve
 from unlearning.ledger.settlement import is_settled, prepare, settle_batch
@@ -30,6 +32,7 @@ from unlearning.ledger.signing import signer_of
 from unlearning.ledger.store import Ledger
 from unlearning.settings import Settings
 from unlearning.tracking import Champion, Registry
+from unlearning_components.retesting import retest
 from unlearning_components.surroundings import (
     fetch_manifest,
     fetch_model,
@@ -121,6 +124,7 @@ def next_batch(
                 settings={"seed": seed, "manifest": manifest},
                 lease_seconds=lease_hours * 3600,
                 cadence_days=cadence_days,
+                reset_every=Settings().reset_every,
                 resume=True,
             )
             if found is None:
@@ -142,7 +146,9 @@ def next_batch(
         ledger.close()
 
 
-def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run: str, desk: Path) -> str:
+def end_batch(
+    folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run: str, desk: Path, artifact: str = ""
+) -> str:
     """What became of the batch: closed, or the step that is tried next, held after the last. May be repeated.
 
     Args:
@@ -151,6 +157,7 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
         unlearned: The bundle of the model after.
         run: The pipeline's MLflow run.
         desk: An empty folder.
+        artifact: Address of the bundle's artifact; with it goes the whole run when one of its models is retired.
     """
     from unlearning.models.bundle import read_bundle
     from unlearning.tracking.promotion import store_bundle
@@ -162,10 +169,15 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
     try:
         if is_settled(ledger, claim):
             return "closed"
+        if artifact:
+            note_copies(ledger, claim, read_bundle(unlearned).digest, run_of(artifact))
         if verdict["outcome"] != "pass":
             following = turn_away(ledger, claim, outcome=verdict["outcome"], reasons=verdict["reasons"])
             return following or "held"
         bundle = read_bundle(unlearned)
+        again = retest(bundle, about)
+        if reasons := retested(ledger, claim, bundle.digest, again):
+            return turn_away(ledger, claim, outcome="fail", reasons=reasons) or "held"
         propose(objects, claim, bundle.digest)
         uri = store_bundle(objects, bundle)
         fetch_model(uri, desk / "read-back")
@@ -181,7 +193,7 @@ def end_batch(folder: Path, verdict: Mapping[str, Any], unlearned: Path, *, run:
         )
         left = desk / "left"
         left.mkdir(parents=True)
-        facts = _facts(bundle, claim, about, verdict, version=version, run=run)
+        facts = _facts(bundle, claim, about, [*verdict["gates"], *again], version=version, run=run)
         (left / "facts.json").write_text(json.dumps(facts))
         keep(objects, claim, _FACTS, left)
         _conclude(ledger, objects, champion, claim, desk / "facts")
@@ -231,7 +243,7 @@ def check_batches(
         UsageError: Naming the first mistake.
     """
     from unlearning.methods import METHODS, method
-    from unlearning.policy.gates import policy_for, policy_with
+    from unlearning.policy.gates import policy_for, policy_with, retest_policy, without_retest
 
     for what, given in (("ladder", ladder), ("policies", policies)):
         if strangers := sorted(set(given) - set(KINDS)):
@@ -244,7 +256,8 @@ def check_batches(
             method(one["method"], request=kind, task=tasks[0])
     for kind, bounds in policies.items():
         known = [policy_for(one, kind, reference=reference != "none") for one in ((task,) if task else TASKS)]
-        policy_with(bounds, dict(ChainMap(*map(dict, known))))
+        policy_with(without_retest(bounds), dict(ChainMap(*map(dict, known))))
+        retest_policy(bounds)
 
 
 def _conclude(ledger: Ledger, objects: ObjectStore, champion: Champion, claim: Claim, desk: Path) -> None:
@@ -279,6 +292,8 @@ def _selected(
     """The batch's ids where the select stage finds them, and its method; None when there is nothing left to do."""
     import tempfile
 
+    from unlearning.policy.gates import without_retest
+
     claim = found.claim
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         address = _address(name, claim.base)
@@ -309,7 +324,10 @@ def _selected(
         "model": address,
         "method": rung["method"],
         "settings": dict(rung.get("settings", {})),
-        "policy": dict(policies.get(claim.kind, {})),
+        "policy": without_retest(bounds := policies.get(claim.kind, {})),
+        "retest": {name: bound for name, bound in bounds.items() if name.startswith("retest.")},
+        "manifest": manifest,
+        "forgotten": {"classes": list(card.forgotten), "rows": card.forgotten_rows.get(data.digest, "")},
         "work": f"{claim.batch}:{claim.token}",
         "step": found.step,
     }
@@ -353,13 +371,20 @@ def _address(name: str, digest: str) -> str:
 
 
 def _facts(
-    bundle: Bundle, claim: Claim, about: Mapping[str, Any], verdict: Mapping[str, Any], *, version: int, run: str
+    bundle: Bundle,
+    claim: Claim,
+    about: Mapping[str, Any],
+    gates: Sequence[Mapping[str, Any]],
+    *,
+    version: int,
+    run: str,
 ) -> dict[str, Any]:
     from importlib.metadata import version as version_of
 
     card, method = bundle.card, bundle.card.method or {}
     names = ("metric", "value", "standard_error", "low", "high", "outcome")
-    measures = [asdict(Measure(**{name: gate[name] for name in names})) for gate in verdict["gates"]]
+    measures = [asdict(Measure(**{name: gate[name] for name in names})) for gate in gates if gate["outcome"] == "pass"]
+    unclear = [f"too few rows to tell: {gate['reason']}" for gate in gates if gate["outcome"] != "pass"]
     files = {path.name: _sha256(path) for path in sorted(bundle.folder.iterdir()) if path.is_file()}
     return {
         "made": {"digest": bundle.digest, "parent": card.parent, "number": str(version)},
@@ -371,8 +396,13 @@ def _facts(
         "method": {**method, "step": about["step"]},
         "measures": measures,
         "policy": digest_of([[one["metric"], one["low"], one["high"]] for one in measures]),
+        "limits": unclear,
         "provenance": {"run": run, "torch": version_of("torch")},
-        "obligations": {"oldModel": claim.base, "sourceData": "to be deleted by the controller"},
+        "obligations": {
+            "oldModel": claim.base,
+            "oldModelUntil": moment(datetime.now(UTC) + timedelta(days=Settings().retire_days)),
+            "sourceData": "to be deleted by the controller",
+        },
     }
 
 

@@ -35,13 +35,14 @@ def evaluate(
         retrained: A model that never saw what is forgotten, where there is one.
     """
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     from unlearning.data.selection import read_rows
     from unlearning.models.bundle import read_bundle
     from unlearning_components.completions import stage_once
     from unlearning_components.evaluations import evaluated
     from unlearning_components.handover import write_json
-    from unlearning_components.surroundings import fetch_manifest, outputs_of, overlap_of
+    from unlearning_components.surroundings import fetch_manifest, further_references, outputs_of, overlap_of
 
     given = {"manifest": manifest}
     with stage_once(
@@ -56,13 +57,15 @@ def evaluate(
         data = fetch_manifest(manifest)
         folders = {"original": original.path, "unlearned": unlearned.path}
         folders |= {} if retrained is None else {"retrained": retrained.path}
-        models, outputs = outputs_of(folders, forget.path, retain.path, holdout.path, data)
+        with TemporaryDirectory() as folder:
+            further = further_references(folders.get("retrained", ""), data, Path(folder))
+            models, outputs = outputs_of(folders | further, forget.path, retain.path, holdout.path, data)
         done = evaluated(
             outputs,
             card=read_bundle(Path(unlearned.path)).card,
             data=data.card,
             forget_classes=read_rows(forget.path)[1]["forget_classes"],
-            models={name: model.cpu() for name, model in models.items()},
+            models={name: models[name].cpu() for name in folders if name in models},
         )
         twice = overlap_of(folders["unlearned"], forget.path, retain.path, holdout.path, data)
         done.metrics.update(twice)

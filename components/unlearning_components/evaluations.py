@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from unlearning.attacks.membership import MembershipReport, membership_attacks
+from unlearning.attacks.membership import MODELS, MembershipReport, membership_attacks
 from unlearning.attacks.residual import residual_attacks
 from unlearning.config import as_plain
 from unlearning.data.manifest import DataCard
 from unlearning.metrics.calibration import expected_calibration_error
 from unlearning.metrics.change import NO_REFERENCE, STILL, diagnose
-from unlearning.metrics.classification import Outputs, compare_classifiers, weights_changed
+from unlearning.metrics.classification import ClassificationReport, Outputs, compare_classifiers, weights_changed
 from unlearning.metrics.distance import layer_distances
 from unlearning.metrics.features import output_layer
-from unlearning.metrics.regressors import compare_regressors
+from unlearning.metrics.regressors import RegressionReport, compare_regressors
 from unlearning.models.bundle import ModelCard
 from unlearning.reporting import audit_figures, figures, value_figures
 
@@ -40,6 +40,29 @@ class Evaluated:
     confusion: list[list[int]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What `measured` found, and what `drawn` needs of it.
+
+    Attributes:
+        content: As of `Evaluated`.
+        confusion: Likewise.
+        weights: Of each model, by name.
+        outputs: Of each model, by set.
+        data: The manifest's card.
+        report: Of the metrics' module.
+        forget_classes: Indices.
+    """
+
+    content: dict[str, Any]
+    confusion: list[list[int]]
+    weights: dict[str, dict[str, torch.Tensor]]
+    outputs: Mapping[str, Mapping[str, Outputs]]
+    data: DataCard
+    report: ClassificationReport | RegressionReport
+    forget_classes: Sequence[int]
+
+
 def evaluated(
     outputs: Mapping[str, Mapping[str, Outputs]],
     *,
@@ -48,76 +71,115 @@ def evaluated(
     forget_classes: Sequence[int],
     models: Mapping[str, nn.Module],
 ) -> Evaluated:
-    """Both models measured on the same rows.
+    """The models measured on the same rows, with figures.
 
     Args:
-        outputs: "original" and "unlearned", each with its outputs by set.
-        card: Of either model.
+        outputs: "original" and "unlearned", perhaps "retrained", each with its outputs by set. Under other names,
+            further retrained models.
+        card: Of any of them.
         data: Of the manifest.
         forget_classes: Indices; empty when rows were forgotten.
-        models: The networks, by the same names.
+        models: The networks, by the same names; further retrained ones may be left out.
     """
-    weights = {name: {key: w.detach() for key, w in network.named_parameters()} for name, network in models.items()}
+    found = measured(outputs, card=card, data=data, forget_classes=forget_classes, models=models)
+    return Evaluated(
+        content=found.content, metrics=found.content["metrics"], pictures=drawn(found), confusion=found.confusion
+    )
+
+
+def measured(
+    outputs: Mapping[str, Mapping[str, Outputs]],
+    *,
+    card: ModelCard,
+    data: DataCard,
+    forget_classes: Sequence[int],
+    models: Mapping[str, nn.Module],
+) -> Measured:
+    """The numbers of `evaluated`, which takes the same arguments."""
+    weights = {
+        name: {key: w.detach().cpu() for key, w in network.named_parameters()} for name, network in models.items()
+    }
     moved = weights_changed(weights["original"], weights["unlearned"])
     same = "retrained" in weights and _alike(weights["original"], weights["retrained"])
     doubts = [as_plain(NO_REFERENCE)] if same else []
+    kept = {name: sets for name, sets in outputs.items() if name in MODELS}
+    report: ClassificationReport | RegressionReport
     if card.task == "regression":
         report = compare_regressors(outputs, quantiles=quantiles_of(card))
-        metrics = {**report.metrics, "weights_changed": moved}
-        unit = data.target_unit
-        pictures = {
-            "error_by_target.svg": value_figures.error_by_target(
-                report.bins["original"], report.bins["unlearned"], unit
-            ),
-            "forget_predictions.svg": value_figures.forget_predictions(
-                report.predictions["original"],
-                report.predictions["unlearned"],
-                outputs["original"]["forget.train"].targets.double().numpy().reshape(-1),
-                unit,
-            ),
-        }
         content = {
-            "metrics": metrics,
             "standard_errors": report.standard_errors,
-            "bins": {model: [as_plain(one) for one in bins] for model, bins in report.bins.items()},
-            "unit": unit,
+            "bins": {model: [as_plain(one) for one in bins] for model, bins in report.bins.items() if model in MODELS},
+            "unit": data.target_unit,
             "per_class": [],
             "findings": doubts,
         }
-        return Evaluated(content=content, metrics=metrics, pictures=pictures)
-    measured = compare_classifiers(outputs, classes=data.classes, forget_classes=forget_classes)
-    measured.metrics["weights_changed"] = moved
-    for model, sets in outputs.items():
-        held_out = sets["retain.test"]
-        measured.metrics[f"calibration_error.test.{model}"] = expected_calibration_error(
-            held_out.logits, held_out.targets
+        confusion: list[list[int]] = []
+    else:
+        report = compare_classifiers(outputs, classes=data.classes, forget_classes=forget_classes)
+        for model, sets in kept.items():
+            held_out = sets["retain.test"]
+            report.metrics[f"calibration_error.test.{model}"] = expected_calibration_error(
+                held_out.logits, held_out.targets
+            )
+        found = diagnose(
+            models["original"].state_dict(),
+            models["unlearned"].state_dict(),
+            head=output_layer(models["original"], torch.zeros(1, *card.input_shape)),
+            before=outputs["original"],
+            after=outputs["unlearned"],
+            reference=outputs.get("retrained"),
         )
-    found = diagnose(
-        models["original"].state_dict(),
-        models["unlearned"].state_dict(),
-        head=output_layer(models["original"], torch.zeros(1, *card.input_shape)),
-        before=outputs["original"],
-        after=outputs["unlearned"],
-        reference=outputs.get("retrained"),
+        content = {**as_plain(report), "findings": doubts + [as_plain(finding) for finding in found]}
+        confusion = report.confusion["unlearned"]
+    counted = {"references": float(len(outputs) - 2)} if "retrained" in outputs else {}
+    content["metrics"] = {
+        name: value
+        for name, value in {**report.metrics, "weights_changed": moved, **counted}.items()
+        if name.rpartition(".")[2] not in outputs.keys() - kept.keys()  # of further retrained models: the gaps tell
+    }
+    return Measured(
+        content=content,
+        confusion=confusion,
+        weights=weights,
+        outputs=kept,
+        data=data,
+        report=report,
+        forget_classes=forget_classes,
     )
-    names = [data.classes[index] for index in forget_classes]
-    columns = [[row[key] for row in measured.per_class] for key in ("test_original", "test_unlearned")]
-    tables = [measured.confusion["original"], measured.confusion["unlearned"]]
+
+
+def drawn(found: Measured) -> dict[str, bytes]:
+    """File name to SVG."""
+    report, data = found.report, found.data
+    if isinstance(report, RegressionReport):
+        targets = found.outputs["original"]["forget.train"].targets.double().numpy().reshape(-1)
+        bins, answers = report.bins, report.predictions
+        return {
+            "error_by_target.svg": value_figures.error_by_target(bins["original"], bins["unlearned"], data.target_unit),
+            "forget_predictions.svg": value_figures.forget_predictions(
+                answers["original"], answers["unlearned"], targets, data.target_unit
+            ),
+        }
+    names = [data.classes[index] for index in found.forget_classes]
+    columns = [[row[key] for row in report.per_class] for key in ("test_original", "test_unlearned")]
+    tables = [report.confusion["original"], report.confusion["unlearned"]]
     pictures = {
         "per_class_accuracy.svg": figures.per_class_accuracy(data.classes, columns[0], columns[1], names),
         "confusion_matrices.svg": figures.confusion_matrices(data.classes, tables[0], tables[1], names),
     }
-    if shares := measured.forget_predictions:
+    if shares := report.forget_predictions:
         pictures["prediction_distribution.svg"] = figures.prediction_distribution(
             data.classes, shares["original"], shares["unlearned"], names
         )
-    pictures |= _inside(models, outputs)
-    return Evaluated(
-        content={**as_plain(measured), "findings": doubts + [as_plain(finding) for finding in found]},
-        metrics=measured.metrics,
-        pictures=pictures,
-        confusion=measured.confusion["unlearned"],
-    )
+    weights = found.weights
+    apart = {name: layer_distances(weights["original"], other) for name, other in weights.items() if name != "original"}
+    sure = {name: sets["forget.train"].logits.softmax(1).amax(1) for name, sets in found.outputs.items()}
+    binned = {name: (torch.histc(top, 20, 0, 1) / len(top)).tolist() for name, top in sure.items()}
+    return {
+        **pictures,
+        "layer_distances.svg": audit_figures.layer_distances(apart["unlearned"], apart.get("retrained", ())),
+        "confidence_histograms.svg": audit_figures.confidence_histograms(binned),
+    }
 
 
 def _alike(original: Mapping[str, torch.Tensor], retrained: Mapping[str, torch.Tensor]) -> bool:
@@ -126,23 +188,23 @@ def _alike(original: Mapping[str, torch.Tensor], retrained: Mapping[str, torch.T
     return fits and weights_changed(original, retrained) < STILL
 
 
-def _inside(models: Mapping[str, nn.Module], outputs: Mapping[str, Mapping[str, Outputs]]) -> dict[str, bytes]:
-    """Which layers moved, and how sure the models are of the forgotten rows."""
-    weights = {name: {key: w.detach().cpu() for key, w in model.named_parameters()} for name, model in models.items()}
-    apart = {name: layer_distances(weights["original"], other) for name, other in weights.items() if name != "original"}
-    sure = {name: sets["forget.train"].logits.softmax(1).amax(1) for name, sets in outputs.items()}
-    shares = {name: (torch.histc(top, 20, 0, 1) / len(top)).tolist() for name, top in sure.items()}
-    return {
-        "layer_distances.svg": audit_figures.layer_distances(apart["unlearned"], apart.get("retrained", ())),
-        "confidence_histograms.svg": audit_figures.confidence_histograms(shares),
-    }
-
-
 def attacked(outputs: Mapping[str, Mapping[str, Outputs]], *, card: ModelCard, seed: int) -> MembershipReport:
-    """Membership inference against both models: by what a classifier says, by how far off a regressor is."""
-    if card.task != "regression":
-        return membership_attacks(outputs, seed=seed)
-    return residual_attacks(outputs, quantiles=quantiles_of(card), seed=seed)
+    """Membership inference against the models: by what a classifier says, by how far off a regressor is.
+
+    Of further retrained models, under other names than `MODELS`, only the gaps to them all are kept.
+    """
+    if card.task == "regression":
+        report = residual_attacks(outputs, quantiles=quantiles_of(card), seed=seed)
+    else:
+        report = membership_attacks(outputs, seed=seed)
+    further = outputs.keys() - set(MODELS)
+
+    def ours(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in found.items() if name.rpartition(".")[2] not in further}
+
+    return MembershipReport(
+        metrics=ours(report.metrics), standard_errors=ours(report.standard_errors), curves=ours(report.curves)
+    )
 
 
 def quantiles_of(card: ModelCard) -> tuple[float, ...]:

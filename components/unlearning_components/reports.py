@@ -17,7 +17,8 @@ from unlearning_components.surroundings import fetch_manifest
 
 REFERENCE = (
     "No model retrained without the forgotten rows was compared with. Held-out rows stand in for it: what the model "
-    "does on forgotten rows is held against what it does on rows {of} that it was never trained on."
+    "does on forgotten rows is held against what it does on rows {of} that it was never trained on. That is the weaker "
+    "claim: how hard the rows are by themselves is part of the difference."
 )
 RETRAINED = (
     "Compared with a model retrained without the forgotten rows ({which}), and with held-out rows {of} that neither "
@@ -145,7 +146,7 @@ def run_report(
         rows={name: count for name, count in counts.items() if count},
         metrics={name: value for part in measured for name, value in part["metrics"].items()},
         per_class=[_class_row(row) for row in evaluation["per_class"]],
-        reference=_reference(folders).format(of=ALIKE[meta["request"]]),
+        reference=_reference(folders, evaluation["metrics"]).format(of=ALIKE[meta["request"]]),
         notes=read_json(notes)["notes"] if notes and notes.exists() else {},
         not_claimed=NOT_CLAIMED,
         attacks=_attack_rows(attacks),
@@ -157,12 +158,14 @@ def run_report(
     )
 
 
-def _reference(folders: Mapping[str, Path]) -> str:
+def _reference(folders: Mapping[str, Path], metrics: Mapping[str, float]) -> str:
     if "retrained" not in folders:
         return REFERENCE
     bundle = read_bundle(folders["retrained"])
     ours = (bundle.card.method or {}).get("name") == "retrain"
     which = "by the original's recipe" if ours else "given, and taken to be what its name says"
+    if (more := int(metrics.get("references", 1)) - 1) > 0:
+        which += f", and {more} of other seed{'s' * (more > 1)}"
     return RETRAINED.replace("{which}", f"{which}, sha256 {bundle.digest[:12]}")
 
 

@@ -34,7 +34,8 @@ def settle(
 
     with stage(run, "settle") as record, tempfile.TemporaryDirectory(prefix="unlearn-") as desk:
         judged = read_json(Path(verdict.path, "verdict.json"))
-        answer = end_batch(Path(batch.path), judged, Path(unlearned.path), run=run, desk=Path(desk))
+        made = {"run": run, "artifact": unlearned.uri}
+        answer = end_batch(Path(batch.path), judged, Path(unlearned.path), desk=Path(desk), **made)
         record.params({"settled": answer})
         record.pipeline.tags({"unlearning.settled": answer})
         print(f"the batch: {answer}")

@@ -14,6 +14,10 @@ from unlearning.settings import Settings
 from unlearning.speed import speed_from, using
 
 MOST_IDS_BYTES = 256 * 1024 * 1024
+MOST_RETAIN = 5000
+"""Retained training rows that models are measured on; more are drawn down. Their accuracy is known to 0.7 points."""
+MOST_FURTHER = 3
+"""Retrained models of other seeds that a verdict looks at, where the bank has them."""
 SHARE = 1 << 33
 """Sets the draw of a share apart from other draws with the same seed."""
 
@@ -445,6 +449,34 @@ def task_for(
     )
 
 
+def further_references(retrained: str, manifest: Manifest, into: Path) -> dict[str, str]:
+    """Retrained models of the bank that differ from this one by their seed alone: name to folder; three at most.
+
+    Args:
+        retrained: Folder of the retrained model; one that is not of the bank, or holds none, has no others.
+        manifest: The data set.
+        into: Where to copy them to.
+    """
+    from dataclasses import replace
+
+    from unlearning import references
+    from unlearning.models.bundle import read_bundle
+
+    if not has_model(retrained):
+        return {}
+    digest, kept = read_bundle(Path(retrained)).digest, store()
+    known = references.of_manifest(kept, manifest.digest)
+    ours = next((one.reference for one in known if one.digest == digest), None)
+    if ours is None:
+        return {}
+    alike = [one for one in known if one.digest != digest and replace(one.reference, seed=ours.seed).key == ours.key]
+    found = {}
+    for number, one in enumerate(alike[:MOST_FURTHER], start=2):
+        references.fetch(kept, one, into / str(number))
+        found[f"retrained_{number}"] = str(into / str(number))
+    return found
+
+
 def overlap_of(model: str, forget: str, retain: str, holdout: str, manifest: Manifest) -> dict[str, float]:
     """Rows that are there twice, counted.
 
@@ -479,10 +511,19 @@ def has_model(folder: str) -> bool:
     return bool(folder) and Path(folder, CARD).is_file()
 
 
+def some_of(retain: RowNumbers) -> RowNumbers:
+    """Of the retained training rows those that models are measured on: the same for all of a run's stages."""
+    import numpy as np
+
+    if len(retain) <= MOST_RETAIN:
+        return retain.copy()
+    return np.sort(np.random.default_rng(0).permutation(retain)[:MOST_RETAIN])
+
+
 def outputs_of(
     models: Mapping[str, str], forget: str, retain: str, holdout: str, manifest: Manifest
 ) -> tuple[dict[str, nn.Module], dict[str, dict[str, Outputs]]]:
-    """The models, and one forward pass of each over every set that has rows.
+    """The models, and one forward pass of each over every set that has rows; of the retained ones, over some.
 
     Args:
         models: Name to the folder of its artifact; those that hold no model are left out.
@@ -491,6 +532,9 @@ def outputs_of(
         holdout: Likewise.
         manifest: The data set.
     """
+    import torch
+
+    from unlearning.data.samples import Rows
     from unlearning.metrics.classification import Outputs
     from unlearning.models.bundle import load_bundle
     from unlearning.training import best_device, predict
@@ -503,7 +547,7 @@ def outputs_of(
         samples = open_for(card, manifest)
         sets = {
             "forget.train": subset(samples, forget, "forget", manifest),
-            "retain.train": subset(samples, retain, "retain", manifest),
+            "retain.train": Rows(samples, torch.from_numpy(some_of(selected(retain, manifest)["retain"]))),
             "forget.test": subset(samples, holdout, "holdout_forget", manifest),
             "retain.test": subset(samples, holdout, "holdout_retain", manifest),
         }

@@ -336,6 +336,36 @@ def rollback(
     typer.echo(f"models:/{model}/{version} serves")
 
 
+@ledger.command()
+def retire(
+    model: Annotated[str, typer.Argument(help="The registered model; all of them when left out.")] = "",
+    days: Annotated[float, typer.Option(help="Keep what served until so many days ago; UNLEARN_RETIRE_DAYS.")] = -1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
+    by: By = "retire",
+    as_json: Json = False,
+) -> None:
+    """Remove models that serve no more: every version, MLflow's copies, the runs' artifacts; proved by listing."""
+    from unlearning.ledger.retirement import retirable, retire_one
+    from unlearning.settings import Settings
+    from unlearning.tracking import Registry
+    from unlearning_components.surroundings import tracker
+
+    keep = Settings().retire_days if days < 0 else days
+    done, waiting = list[str](), list[str]()
+    with opened() as found:
+        store, registry = the_store(), Registry(tracker())
+        for name, digest in retirable(found, model=model, days=keep):
+            if dry_run:
+                typer.echo(f"{name} {digest[:12]} would be removed")
+                waiting.append(digest)
+                continue
+            gone = retire_one(found, store, registry, name, digest, days=keep, actor=by)
+            typer.echo(f"{name} {digest[:12]}: {gone.text()}")
+            (done if gone.removed is not None else waiting).append(digest)
+    typer.echo(f"{len(done)} models removed")
+    last_line({"removed": done, "waiting": waiting, "days": keep}, as_json)
+
+
 @contextmanager
 def opened(*, make: bool = False) -> Iterator[Ledger]:
     """The ledger in force, closed at the end."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,6 +111,7 @@ def audit(
     input_shape: Sequence[int],
     config: AuditConfig,
     seed: int,
+    references: Sequence[nn.Module] = (),
     progress: Progress = silent,
 ) -> AuditReport:
     """Every attack that the request allows; no model is changed.
@@ -122,6 +124,7 @@ def audit(
         input_shape: Of one input.
         config: How much is asked.
         seed: Of every random choice.
+        references: Further retrained models, for RMIA.
         progress: Called after every look of a relearning and every step of an inversion.
 
     Raises:
@@ -152,7 +155,7 @@ def audit(
             **sizes,
         )
     )
-    asked += _of_outputs(models, drawn, bool(forget_classes), seed)
+    asked += _of_outputs(models, references, drawn, bool(forget_classes), seed)
     index: AnamnesisIndex | None = None
     images: dict[str, Tensor] = {}
     labels: tuple[int, ...] = ()
@@ -231,9 +234,13 @@ def _index(
 
 
 def _of_outputs(
-    models: Mapping[str, nn.Module], sets: Mapping[str, Rows], whole_classes: bool, seed: int
+    models: Mapping[str, nn.Module],
+    references: Sequence[nn.Module],
+    sets: Mapping[str, Rows],
+    whole_classes: bool,
+    seed: int,
 ) -> list[Asked]:
-    """The before/after pair, and RMIA with the retrained model as its reference."""
+    """The before/after pair, and RMIA with the retrained models as its references."""
     unseen_set = sets["forget.test"] if whole_classes else sets["retain.test"]
     forget, unseen = sets["forget.train"].targets, unseen_set.targets
     logits = {
@@ -257,13 +264,16 @@ def _of_outputs(
     losses = {name: tuple(map(cross_entropy, both, (forget, unseen))) for name, both in logits.items()}
     order = torch.randperm(len(unseen), generator=generator(seed, "audit population")).numpy()
     population, strangers = order[::2], order[1::2]
+    asked_of = (sets["forget.train"], unseen_set)
+    more = [[cross_entropy(predict(model, rows), rows.targets) for rows in asked_of] for model in references]
+    known, ground = (np.stack([side, *(one[at] for one in more)]) for at, side in enumerate(losses["retrained"]))
     if len(strangers):
         curves: dict[str, Roc] = {}
         for name in ("original", "unlearned"):
-            (ours, theirs), (known, ground) = losses[name], losses["retrained"]
+            ours, theirs = losses[name]
             scored = [
-                rmia_scores(values, theirs[population], reference[None], ground[population][None])
-                for values, reference in ((ours, known), (theirs[strangers], ground[strangers]))
+                rmia_scores(values, theirs[population], reference, ground[:, population])
+                for values, reference in ((ours, known), (theirs[strangers], ground[:, strangers]))
             ]
             curves[name] = population_attack(*(-scores for scores in scored))
         asked.append(

@@ -36,6 +36,13 @@ class Settings(BaseSettings):
         default=0, ge=0, le=36500, description="Days that evidence in a bucket is locked (UNLEARN_EVIDENCE_LOCK_DAYS)"
     )
 
+    reset_every: int = Field(
+        default=20, ge=0, le=100_000, description="Batches until a full retrain; 0: never (UNLEARN_RESET_EVERY)"
+    )
+    retire_days: float = Field(
+        default=7.0, ge=0, le=3650, description="Days that an old model is kept (UNLEARN_RETIRE_DAYS)"
+    )
+
     @property
     def store_uri(self) -> str:
         """The object store in force."""

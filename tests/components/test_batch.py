@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ from unlearning.ledger.requests import request_from
 from unlearning.ledger.serving import roll_back
 from unlearning.ledger.signing import public_key
 from unlearning.ledger.verification import verify
-from unlearning.models.bundle import read_bundle
+from unlearning.models.bundle import load_bundle, read_bundle, save_bundle
 from unlearning.policy.gates import policy_for
 from unlearning.settings import Settings
 from unlearning.storage import download_folder
 from unlearning.tracking import Champion, promote_bundle
 from unlearning_components import bookkeeping
 from unlearning_components.bookkeeping import IDS, end_batch, is_governed, next_batch
+from unlearning_components.retesting import measured
 from unlearning_components.surroundings import store
 from unlearning_pipelines.deployment import train_model
 from unlearning_pipelines.preflight import MARKER
@@ -162,6 +164,46 @@ def test_a_class_is_forgotten_promoted_certified_and_closed_once(
     assert following(place, name, tmp_path / "third") is None
     assert state(again) == ("closed", "no_data_found"), "the model forgot it before"
     assert place.registry.version(name, "champion").digest == bundle.digest
+
+
+def test_what_was_forgotten_before_and_shows_again_is_never_promoted(
+    place: Any, name: str, without_two: Chain, tmp_path: Path
+) -> None:
+    path = Path(without_two.artifacts["unlearned"].path)
+    first = asked(name, "relapse-1", "class", "two")
+    following(place, name, tmp_path / "first")
+    assert end_batch(tmp_path / "first", PASSED, path, run=without_two.run, desk=tmp_path / "desk-1") == "closed"
+    assert state(first)[0] == "closed"
+    second = asked(name, "relapse-2", "class", "three")
+    batch = following(place, name, tmp_path / "second")
+    assert batch["forgotten"]["classes"] == ["two"]
+    champion, folder = read_bundle(path), tmp_path / "relapsed"
+    card = replace(champion.card, parent=champion.digest, forgotten=("two", "three"))
+    relapsed = save_bundle(load_bundle(place.original.folder)[0], card, folder)
+    desk = tmp_path / "desk-2"
+    assert end_batch(tmp_path / "second", PASSED, relapsed.folder, run=without_two.run, desk=desk) == "stronger"
+    assert (state(second)[0], place.registry.version(name, "champion").digest) == ("pending", champion.digest)
+    ledger = open_ledger()
+    (alarm,) = ledger.events_of(name, "eroded")
+    assert "retest.class_accuracy" in alarm.content["reasons"][0]
+    ledger.close()
+    assert following(place, name, tmp_path / "third")["method"] == "retrain"
+    desk = tmp_path / "desk-3"
+    assert end_batch(tmp_path / "third", FAILED, relapsed.folder, run=without_two.run, desk=desk) == "held"
+
+
+def test_the_retest_knows_a_model_that_forgot_from_one_that_did_not(place: Any, without_two: Chain) -> None:
+    data = make_manifest(place.source)
+    rows = as_ranges(data.rows("train")[:60])
+    knows, knows_error = measured(place.original, data, ["two"], rows)
+    forgot, _ = measured(read_bundle(Path(without_two.artifacts["unlearned"].path)), data, ["two"], "")
+    assert knows["retest.class_accuracy"] > 0.8
+    assert forgot["retest.class_accuracy"] < 0.2
+    assert set(knows) == set(knows_error) == {"retest.class_accuracy", "retest.seen_gap", "retest.membership_auc"}
+    assert set(forgot) == {"retest.class_accuracy"}
+    assert abs(knows["retest.seen_gap"]) < 0.2
+    assert 0 < knows_error["retest.seen_gap"] < 0.2
+    assert 0.2 < knows["retest.membership_auc"] < 0.8
 
 
 def test_rows_wait_in_the_vault_and_a_refused_batch_climbs_the_ladder(place: Any, name: str, tmp_path: Path) -> None:

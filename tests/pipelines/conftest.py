@@ -12,6 +12,7 @@ from support.kubeflow import Kubeflow, serving
 
 from unlearning.models.bundle import Bundle
 from unlearning.tracking import Tracker
+from unlearning_components.surroundings import tracker
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,23 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def served(s3: str, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """This process works against S3 and an MLflow server; the name of a bucket and experiment of its own."""
+    for name in [name for name in os.environ if re.match("UNLEARN_|MLFLOW_", name)]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "UNLEARN_HOME": str(tmp_path / "home"),
+        "UNLEARN_STORE": f"s3://{s3}/unlearning",
+        "UNLEARN_EXPERIMENT": s3,
+        "MLFLOW_TRACKING_URI": mlflow_server,
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    tracker().prepare()
+    return s3
 
 
 @pytest.fixture

@@ -130,3 +130,14 @@ def test_the_operators_commands_run_in_their_order(
     assert {one["display_name"] for one in kubeflow.recurring} == {"delete-samples", "deletion-batch"}
     assert {one["service_account"] for one in (*kubeflow.runs, *kubeflow.recurring)} == {"unlearning-runner"}
     assert len(kubeflow.runs) == 2
+
+
+def test_the_commands_for_a_cluster_in_the_readme_run_in_their_order(unlearn: Any, kubeflow: Any, desk: Path) -> None:
+    shutil.copytree(ROOT / "deploy", desk / "deploy")
+    page = [words for words in commands(ROOT / "README.md") if words[0] in CLUSTER]
+    assert [words[0] for words in page] == ["upload", "submit", "schedule", "runs"]
+    for words in page:
+        ended = unlearn(*words)
+        assert (ended.code, ended.err) == (0, ""), (words, ended)
+    (recurring,) = kubeflow.recurring
+    assert recurring["display_name"].startswith("deletion-batch")

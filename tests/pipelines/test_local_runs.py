@@ -406,23 +406,6 @@ def test_a_run_killed_at_impair_is_run_again_on_a_server_and_s3(served: str, tin
     assert {path.name for path in home.iterdir()} == {"kfp-unlearning.json", "runs"}
 
 
-@pytest.fixture
-def served(s3: str, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """This process works against S3 and an MLflow server; the name of a bucket and experiment of its own."""
-    for name in [name for name in os.environ if re.match("UNLEARN_|MLFLOW_", name)]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "UNLEARN_HOME": str(tmp_path / "home"),
-        "UNLEARN_STORE": f"s3://{s3}/unlearning",
-        "UNLEARN_EXPERIMENT": s3,
-        "MLFLOW_TRACKING_URI": mlflow_server,
-        "OMP_NUM_THREADS": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    tracker().prepare()
-    return s3
-
-
 def _only_change(task: str, request: str) -> dict[str, str]:
     """A policy that asks for changed weights alone: these runs are too short for more."""
     every = policy_for(task, request, reference=task == "regression")

@@ -101,3 +101,17 @@ def test_too_few_rows_are_refused() -> None:
         audited("rows", given.retrained, sets=few)
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         replace(QUICK, repeats=0)
+
+
+def test_further_retrained_models_are_references_of_rmia_alone() -> None:
+    given = case("rows")
+    models = {"original": given.original, "unlearned": given.original, "retrained": given.retrained}
+    how: dict[str, Any] = {"classes": 10, "forget_classes": (), "input_shape": (1, 8, 8), "config": QUICK, "seed": 0}
+    alone = audit(models, sets_of(given), **how).metrics
+    same = audit(models, sets_of(given), **how, references=[given.retrained]).metrics
+    assert same == pytest.approx(alone)  # the same model again adds nothing
+    more = audit(models, sets_of(given), **how, references=[given.original]).metrics
+    assert {name for name, value in more.items() if value != alone[name]} == {
+        "audit.rmia_auc.unlearned",
+        "audit.rmia_auc.original",
+    }

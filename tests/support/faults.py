@@ -138,6 +138,9 @@ class FaultyStore(FolderStore):
 
         path.write_bytes(self.faults.around("store download", fetch))
 
+    def remains(self, prefix: str) -> list[str]:
+        return list(self.faults.around("store remains", lambda: FolderStore.remains(self, prefix)))
+
     def delete(self, prefix: str) -> int:
         return int(self.faults.around("store delete", lambda: FolderStore.delete(self, prefix)))
 
@@ -197,6 +200,18 @@ class FileRegistry:
             unfinished.replace(self.folder / "alias")
 
         self.faults.around("registry move", replace)
+
+    def copies(self, name: str, digest: str) -> list[str]:
+        there = (self.folder / digest).exists()
+        return list(self.faults.around("registry copies", lambda: [digest] if there else []))
+
+    def remove(self, name: str, digest: str) -> int:
+        there = (self.folder / digest).exists()
+        self.faults.around("registry remove", lambda: (self.folder / digest).unlink(missing_ok=True))
+        return int(there)
+
+    def holders(self, digest: str) -> list[str]:
+        return list(self.faults.around("registry holders", lambda: [MODEL] if (self.folder / digest).exists() else []))
 
 
 @dataclass

@@ -23,14 +23,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.faults import IDS, KILLED, LEASE, MODEL, Faults, World, in_fork
+from support import ends
+from support.faults import CANARY, IDS, KILLED, LEASE, MODEL, Faults, World, in_fork
 
 from unlearning.errors import StorageError, UnlearningError, UsageError
 from unlearning.ledger.certificate import PREFIX, leaves
 from unlearning.ledger.checking import check_certificate, ok
-from unlearning.ledger.filing import cancel
+from unlearning.ledger.filing import cancel, release
+from unlearning.ledger.ladder import claim_next, set_aside
 from unlearning.ledger.overview import list_requests
-from unlearning.ledger.serving import roll_back
+from unlearning.ledger.serving import base_of, roll_back
 from unlearning.ledger.signing import opened, public_key, public_pem, signer_of
 
 Trial = Callable[[Path], list[str]]
@@ -103,7 +105,8 @@ def refs(world: World) -> set[str]:
 def ended(code: int, log: Path, allowed: tuple[int, ...]) -> list[str]:
     """I9: a run ends as it should, and an error is one line."""
     text = log.read_text() if log.exists() else ""
-    wrong = [] if code in allowed else [f"I9 a run ended with {code}: {text[-300:]}"]
+    wrong = ["I7 ids are in what a run printed"] if CANARY in text else []
+    wrong += [] if code in allowed else [f"I9 a run ended with {code}: {text[-300:]}"]
     if code == 1 and not (text.startswith("error: ") and text.count("\n") == 1):
         wrong.append(f"I9 an error was not one line: {text[-300:]}")
     return wrong
@@ -432,6 +435,39 @@ def altered_certificates(bench: Bench) -> Iterator[Trial]:
             yield make(path)
 
 
+def set_aside_for_a_person(bench: Bench) -> Iterator[Trial]:
+    """What cannot be served as it is waits for a person, and is served when a person lets go."""
+
+    def make(which: str) -> Trial:
+        def trial(folder: Path) -> list[str]:
+            world = copied(bench.templates[which], folder)
+            with world.open() as (ledger, _, registry):
+                found = claim_next(ledger, owner="run", base=base_of(ledger, MODEL, registry))
+                if found is None:
+                    return ["I1 nothing was there to claim"]
+                set_aside(ledger, found.claim, "all rows were asked for")
+                held = [row["ref"] for row in list_requests(ledger) if row["state"] == "held"]
+            wrong = [] if len(held) == found.claim.count else [f"R48 {len(held)} requests are held"]
+            if world.run() != "nothing":
+                wrong.append("R48 what is held was served")
+            with world.open() as (ledger, _, _):
+                for ref in held:
+                    release(ledger, ref, actor="desk")
+            return wrong + finish(world, bench.accepted[which])
+
+        return trial
+
+    for which in ("first", "second"):
+        yield make(which)
+
+
+def canaries(bench: Bench) -> Iterator[Trial]:
+    """Ids after a run that fails, in all that it left and printed; whole runs are followed by a test of their own."""
+    for which, place in bench.every(step=12):
+        if place % 4 == 0 or bench.short:
+            yield once(bench, which, Faults(place, "error before"), CALM)
+
+
 def soak(seed: int, batches: int, arrivals: bool = False) -> dict[str, Any]:
     """Batch after batch on one installation, a tenth of the runs with a fault; whether time and memory stay flat.
 
@@ -509,10 +545,33 @@ ROWS: dict[str, tuple[str, Callable[[Bench], Iterator[Trial]]]] = {
     "R30-R32": ("the registry fails, or the run dies, at each of its operations", registry_away),
     "R33": ("another artifact under the model's digest", foreign_artifact),
     "R34": ("the disk is full at every write", disk_full),
+    "R22": (
+        "every operation takes longer than the lease",
+        lambda bench: ends.slow(
+            bench.templates["first"], copied, (n for which, n in bench.every(step=12) if which == "first")
+        ),
+    ),
+    "R25": ("ten thousand keys to list", lambda bench: ends.many_keys(bench.templates["first"], copied)),
+    "R28": (
+        "kill -9 or an error at every operation of an old model's removal",
+        lambda bench: ends.retirement(bench.templates["second"], copied, step=6 if bench.short else 1),
+    ),
     "R36": ("the clock jumps by a day at every operation", clocks),
     "R40-R42": ("repeated, conflicting, unknown, forgotten before", repeats),
+    "R43": ("files of spoilt rows", lambda bench: ends.spoilt(3 if bench.short else 60)),
+    "R44": ("packed, endless, nested", lambda _: ends.bombs()),
+    "R45-R47": (
+        "hostile ids and keys between good rows",
+        lambda bench: ends.hostile(bench.templates["first"], copied, step=40 if bench.short else 1),
+    ),
+    "R48": ("all rows or a last class asked for: held for a person", set_aside_for_a_person),
+    "R50": ("ten thousand requests wait", lambda bench: ends.many_requests(bench.templates["first"], copied)),
+    "R60": ("pickles where a model should be", lambda _: ends.pickles()),
+    "R61": ("weights that are not the model's", lambda _: ends.broken_models()),
+    "R64": ("a gate's bound misspelt or missing", lambda _: ends.mistaken_policies()),
     "R49": ("an empty queue", empty_queue),
     "R62": ("a gate says no or measures NaN, rung by rung", gates),
+    "R67": ("ids in what failed runs left and printed", canaries),
     "R66": ("each value of a certificate changed", altered_certificates),
 }
 

@@ -61,7 +61,9 @@ EFFECTS: dict[str, Effect] = {
     "alarmed": Effect(STATES),
     "retested": Effect(STATES),
     "eroded": Effect(STATES),
+    "copies": Effect(STATES),
     "retired": Effect(STATES),
+    "destroyed": Effect(STATES),
     "imported": Effect(()),
 }
 BATCH_STATES = {

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from unlearning.errors import UsageError
 from unlearning.ledger import tables
 from unlearning.ledger.claims import LEASE_SECONDS, Claim, claim, fenced, plan
-from unlearning.ledger.events import CLAIMED, PENDING, moment
+from unlearning.ledger.events import CLAIMED, PENDING, PROMOTING, canonical, moment
 from unlearning.ledger.filing import checked_reason
+from unlearning.ledger.promotion import standing
 from unlearning.ledger.store import Ledger
 
 Step = Literal["first", "stronger", "other_method", "bisect", "retrain"]
@@ -55,6 +56,7 @@ def claim_next(
     ladder: Sequence[Step] = LADDER,
     reserve_days: float = RESERVE_DAYS,
     cadence_days: float = 0.0,
+    reset_every: int = 0,
     lease_seconds: float = LEASE_SECONDS,
     resume: bool = False,
 ) -> Try | None:
@@ -70,6 +72,8 @@ def claim_next(
         ladder: The steps in their order.
         reserve_days: As `RESERVE_DAYS`.
         cadence_days: Days until the next run. A batch that is due before that has this one try alone: the last rung.
+        reset_every: After so many batches without one, a batch goes to the last rung, whatever else; 0: never. So does
+            one that follows on a model in which earlier deletions were seen to come back.
         lease_seconds: As for `claim`.
         resume: As for `claim`.
     """
@@ -80,6 +84,9 @@ def claim_next(
         rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
         days = max(reserve_days, cadence_days) if rung else cadence_days
         if days and planned.first_due < moment(ledger.clock() + timedelta(days=days)):
+            rung = len(ladder) - 1
+        known = standing(ledger, planned.content["model"])
+        if known.eroded or 0 < reset_every <= known.approximate:
             rung = len(ladder) - 1
         if ladder[rung] == "bisect":
             limit = (len(planned.refs) + 1) // 2
@@ -164,6 +171,42 @@ def turn_away(
             reason = checked_reason(f"every rung failed, the last was {settings['step']}: decide what to do")
             writer.append("held", members=inside, body={"reason": reason})
     return following
+
+
+def retested(ledger: Ledger, claim: Claim, digest: str, measures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why a batch's model may not serve, a sentence each: what earlier batches deleted shows in it; empty when nothing.
+
+    All that was measured is one event, and what came back an alarm, which sends the next batches to the last rung until
+    a model was trained again. Repeating it changes nothing.
+
+    Args:
+        ledger: Which.
+        claim: Before the point of no return.
+        digest: The model that was measured.
+        measures: Of each: metric, value, standard_error, low, high, outcome and reason.
+
+    Raises:
+        ClaimLostError: When the batch is no longer this process's.
+    """
+    back = [str(one["reason"])[:256] for one in measures if one["outcome"] == "fail"]
+    names = ("metric", "value", "standard_error", "low", "high", "outcome")
+    figures = [{name: one[name] for name in names} for one in measures]
+    body = {"model": claim.model, "digest": digest, "measures": figures}
+    with ledger.writing(claim.owner) as writer:
+        row = fenced(writer, claim, CLAIMED, PROMOTING)
+        events = tables.events
+        before = sa.select(events.c.body).where(events.c.batch == claim.batch, events.c.kind == "retested")
+        if (
+            measures
+            and row.state == CLAIMED
+            and canonical(body) not in writer.connection.execute(before).scalars().all()
+        ):
+            writer.append("retested", batch=claim.batch, body=body)
+            if back:
+                writer.append(
+                    "eroded", batch=claim.batch, body={"model": claim.model, "digest": digest, "reasons": back}
+                )
+    return back
 
 
 def set_aside(ledger: Ledger, claim: Claim, reason: str) -> None:

@@ -61,11 +61,12 @@ def seal(ledger: Ledger, store: ObjectStore, *, most: int = SEGMENT_EVENTS) -> i
     Raises:
         LedgerError: When the store holds something else than the ledger.
     """
-    until, seq, head, before = ledger.head()[0], 0, GENESIS, GENESIS
+    seq, head, before = 0, GENESIS, GENESIS
     known = _last_known(ledger, store)
     if (segment := _last_sealed(store, known)) is not None:
         _create(store, f"{PREFIX}/heads/{segment.last:012d}.json", _head_text(segment))
         seq, head, before = segment.last, segment.head, segment.sha256
+    until = ledger.head()[0]  # read after the segments: another process may have written and sealed meanwhile
     if seq > until:
         raise LedgerError(
             f"{seq} events are sealed and the ledger has {until}: it was set back; restore a newer copy, write nothing"

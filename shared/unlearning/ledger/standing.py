@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from unlearning.ledger import tables
 from unlearning.ledger.events import SETTLED, Event
 
-KINDS = ("promoting", "confirmed", "withdrawn", "settled", "restored", "eroded", "retired")
+KINDS = ("promoting", "confirmed", "withdrawn", "settled", "restored", "eroded", "retired", "destroyed")
 """Events that change which model serves, what it has forgotten, or whether it is still there."""
 EXACT = "erased_exact"
 
@@ -32,7 +32,8 @@ class Known:
         batch: The last batch that it was promoted for; "" for one that served before any batch.
         until: Number of the `settled` event up to which it has forgotten every batch; 0 for none.
         left_at: When it stopped serving; "" while it serves or when it never did.
-        retired: Number of the event that recorded its removal; 0 while it is there.
+        retired: Number of the event after which it may never serve again; 0 before.
+        destroyed: Number of the event that proves its removal; 0 while anything of it may be there.
     """
 
     parent: str = ""
@@ -41,6 +42,7 @@ class Known:
     until: int = 0
     left_at: str = ""
     retired: int = 0
+    destroyed: int = 0
 
 
 @dataclass
@@ -106,6 +108,9 @@ class Standing:
         elif one.kind == "retired":
             gone = self.versions.get(content["digest"], Known())
             self.versions[content["digest"]] = replace(gone, retired=one.seq)
+        elif one.kind == "destroyed":
+            gone = self.versions.get(content["digest"], Known())
+            self.versions[content["digest"]] = replace(gone, destroyed=one.seq)
 
     def _serve(self, digest: str, parent: str, at: str) -> None:
         left = self.expected or parent

@@ -155,6 +155,7 @@ versions = Table(
     Column("until", BigInteger, nullable=False),
     Column("left_at", String(27), nullable=False),
     Column("retired", BigInteger, nullable=False),
+    Column("destroyed", BigInteger, nullable=False),
 )
 
 sealed = Table(

@@ -188,6 +188,34 @@ AUDITED: Policy = {
 outputs are not made to meet them."""
 
 
+RETEST_POLICY: Policy = {
+    "retest.class_accuracy": Bound(high=0.05, why="classes that earlier batches forgot are still not recognised"),
+    "retest.seen_gap": Bound(high=0.05, why="rows that earlier batches forgot are known no better than unseen ones"),
+    "retest.membership_auc": Bound(high=0.6, why="rows that earlier batches forgot still do not look trained on"),
+}
+"""What a deletion batch asks of its model about all that was forgotten before: nothing of it may come back."""
+
+
+def retest_policy(overrides: Mapping[str, Any]) -> dict[str, Bound]:
+    """The bounds of what was forgotten before; those that "none" drops may be all.
+
+    Args:
+        overrides: A policy, as for `policy_with`; names that do not begin with "retest." are passed over.
+    """
+    mine = {name: bound for name, bound in overrides.items() if name.startswith("retest.")}
+    kept = {name: bound for name, bound in mine.items() if bound is not None and bound != "none"}
+    dropped = mine.keys() - kept.keys()
+    policy_with(
+        {**kept, **dict.fromkeys(dropped)}, {**RETEST_POLICY, "weights_changed": CLASS_POLICY["weights_changed"]}
+    )
+    return {name: bound for name, bound in policy_with(kept, RETEST_POLICY).items() if name not in dropped}
+
+
+def without_retest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The bounds that a run's own gate judges by."""
+    return {name: bound for name, bound in overrides.items() if not name.startswith("retest.")}
+
+
 def shadows_in(audit: str) -> int:
     """How many shadow models an audit is to have: 16 for "shadows:16", 0 for "none" and "attacks".
 

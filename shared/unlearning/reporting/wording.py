@@ -36,6 +36,7 @@ _QUANTITIES = {
     "forget_error_gap": "mean absolute error on {rows}, above the retrained model's",
     "retain_error_gap": "mean absolute error on {rows}, above the retrained model's",
     "membership_gap": "membership-attack AUC{by} on {rows} less the retrained model's",
+    "references": "retrained models compared with",
     "divergence": "divergence of the outputs for {rows} from the retrained model's, bits",
     "wasserstein": "Wasserstein distance of the predictions of {rows} from the retrained model's",
     "retain_error_rise": "rise of the mean absolute error on {rows}",

@@ -45,6 +45,9 @@ class ObjectStore(Protocol):
     def delete(self, prefix: str) -> int:
         """The number of objects removed at or beneath the prefix: all versions, markers and unfinished writes."""
 
+    def remains(self, prefix: str) -> list[str]:
+        """The names of what is at or beneath the prefix: every version, marker and unfinished write."""
+
     def check(self) -> None:
         """Returns within 15 seconds when the store can be used; writes nothing."""
 

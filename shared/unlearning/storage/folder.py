@@ -101,6 +101,15 @@ class FolderStore:
                     break
         return removed
 
+    def remains(self, prefix: str) -> list[str]:
+        """What is at or beneath the prefix, links and unfinished files included, sorted."""
+        prefix = checked_prefix(prefix)
+        with self._failures("list", prefix):
+            path = self._path(prefix) if prefix else self._root
+            unfinished = path.parent.glob(f"{_mark(path)}*") if prefix and path.parent.is_dir() else []
+            found = {*self._entries(prefix), *unfinished}
+            return sorted(entry.relative_to(self._root).as_posix() for entry in found)
+
     def check(self) -> None:
         """Returns when the folder can be used or made; writes nothing."""
         nearest = next(folder for folder in [self._root, *self._root.parents] if folder.exists())

@@ -216,6 +216,14 @@ class S3Store:
             f"cannot delete {join(self.uri, prefix)}: new objects keep coming: stop what writes there and try again"
         )
 
+    def remains(self, prefix: str) -> list[str]:
+        """What is at or beneath the prefix: versions and markers as "key?versionId=...", unfinished uploads so too."""
+        prefix = checked_prefix(prefix)
+        top = join(self._prefix, prefix)
+        with self._failures("list", prefix):
+            found = [f"{name}?versionId={id_}" for name, id_ in self._versions(top)]
+            return sorted([*found, *(f"{name}?uploadId={id_}" for name, id_ in self._uploads(top))])
+
     def check(self) -> None:
         """Returns when the bucket answers, after one attempt of at most about 8 seconds; writes nothing."""
         with self._failures("use", ""):
@@ -272,20 +280,22 @@ class S3Store:
                 if is_beneath(item["Key"], top):
                     yield item["Key"], item["VersionId"]
 
-    def _abort_uploads(self, top: str) -> None:
-        from botocore.exceptions import ClientError
-
+    def _uploads(self, top: str) -> Iterator[tuple[str, str]]:
         pages = self._client().get_paginator("list_multipart_uploads")
         for page in pages.paginate(Bucket=self._bucket, Prefix=top):
             for item in page.get("Uploads", []):
                 if is_beneath(item["Key"], top):
-                    try:
-                        self._client().abort_multipart_upload(
-                            Bucket=self._bucket, Key=item["Key"], UploadId=item["UploadId"]
-                        )
-                    except ClientError as error:
-                        if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
-                            raise
+                    yield item["Key"], item["UploadId"]
+
+    def _abort_uploads(self, top: str) -> None:
+        from botocore.exceptions import ClientError
+
+        for name, id_ in self._uploads(top):
+            try:
+                self._client().abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=id_)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+                    raise
 
     @contextmanager
     def _failures(self, wanted: str, key: str) -> Iterator[None]:

@@ -188,6 +188,51 @@ class Registry:
                 path.replace(target)
         return into
 
+    def copies(self, name: str, digest: str) -> list[str]:
+        """What MLflow holds of this content: its versions of the model, and the files beneath their runs.
+
+        Raises:
+            TrackingError: When MLflow fails.
+        """
+        found = []
+        for version in self._with_digest(name, digest):
+            found.append(f"models:/{name}/{version.version}")
+            if not version.bundle_uri:
+                with self._tracker.asking(f"list the files of models:/{name}/{version.version}"):
+                    where = self._artifacts(version)
+                    found += [f"{version.source}/{one.path}" for one in where.list_artifacts() or []]
+        return found
+
+    def remove(self, name: str, digest: str) -> int:
+        """The number of versions of this content that were removed, with the files that MLflow keeps of them.
+
+        Raises:
+            TrackingError: When an alias points at one of them, or MLflow fails.
+        """
+        found = self._with_digest(name, digest)
+        for version in found:
+            if version.aliases:
+                raise TrackingError(
+                    f'models:/{name}/{version.version} has the alias "{version.aliases[0]}": take it off first'
+                )
+        for version in found:
+            with self._tracker.asking(f"remove models:/{name}/{version.version}"):
+                if not version.bundle_uri:
+                    self._artifacts(version).delete_artifacts()
+                self._tracker.client.delete_model_version(name, str(version.version))
+        return len(found)
+
+    def holders(self, digest: str) -> list[str]:
+        """The registered models that have a version of this content, sorted."""
+        with self._tracker.asking("look for a model's versions"):
+            page = self._tracker.client.search_model_versions(f"tags.`{_DIGEST}` = '{digest}'")
+            return sorted({str(one.name) for one in page})
+
+    def _artifacts(self, version: RegisteredVersion) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(version.source)
+
     def with_digest(self, name: str, digest: str) -> RegisteredVersion | None:
         """The oldest version with this content, None when there is none."""
         return next(iter(self._with_digest(name, digest)), None)

@@ -234,3 +234,24 @@ def test_the_probe_says_when_the_guards_of_events_are_gone(ledger: Ledger, evide
     failed = {finding.what for finding in probe(ledger, evidence) if not finding.holds}
     assert "events are append-only" in failed
     assert ledger.head()[0] == 0
+
+
+def test_what_others_seal_while_one_begins_is_no_ledger_that_was_set_back(
+    ledger: Ledger, evidence: FolderStore, request_of: Make
+) -> None:
+    list(file_requests(ledger, [request_of(1)], actor="intake"))
+    seal(ledger, evidence)
+
+    done: list[str] = []
+
+    def exists(key: str) -> bool:
+        """Another process files and seals just before this one reads the newest segment."""
+        if not done:
+            done.append(key)
+            list(file_requests(ledger, [request_of(2)], actor="intake"))
+            seal(ledger, evidence)
+        return evidence.exists(key)
+
+    seal(ledger, Other(evidence, exists=exists))  # type: ignore[arg-type]
+    assert done
+    assert verify_sealed(ledger, evidence) == []

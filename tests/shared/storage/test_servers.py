@@ -1,6 +1,9 @@
 """What differs between S3 servers: conditions, locks, certificates, the shape of requests."""
 
 import hashlib
+import os
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -270,3 +273,37 @@ def test_a_listing_comes_page_by_page(s3: str) -> None:
     store._client().meta.events.register("before-parameter-build.s3.ListObjectsV2", small)
     assert list(store.keys()) == [f"many/{number}" for number in range(7)]
     assert len(asked) == 3
+
+
+# Credentials
+
+
+def test_keys_that_end_are_replaced_while_the_store_is_in_use(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with roles and secrets that a cluster renews: a run outlives the keys that it began with."""
+    if os.environ.get("UNLEARN_TEST_S3"):
+        pytest.skip("another server knows only its own keys")
+    issuer = tmp_path / "issuer.py"
+    issuer.write_text(
+        "import datetime, json, pathlib\n"
+        f"issued = pathlib.Path({str(tmp_path / 'issued')!r})\n"
+        "number = int(issued.read_text()) + 1 if issued.exists() else 1\n"
+        "issued.write_text(str(number))\n"
+        "ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)\n"
+        "keys = {'AccessKeyId': f'KEY{number}', 'SecretAccessKey': 's', 'SessionToken': f'token-{number}'}\n"
+        "print(json.dumps({'Version': 1, **keys, 'Expiration': ends.isoformat()}))\n"
+    )
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {issuer}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    store: Any = open_store(f"s3://{s3}/p")
+    requests = sent(store, "PutObject", ("usual",))
+    for number in range(3):
+        store.put(f"models/{number}", b"x")
+    signed = [re.search(r"Credential=(KEY\d+)/", str(request.headers["Authorization"])) for request in requests]
+    keys = [found[1] for found in signed if found]
+    assert len(keys) == 3
+    assert len(set(keys)) == 3, "keys that end within minutes are renewed before each use"

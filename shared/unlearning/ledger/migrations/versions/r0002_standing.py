@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("until", sa.BigInteger, nullable=False),
         sa.Column("left_at", sa.String(27), nullable=False),
         sa.Column("retired", sa.BigInteger, nullable=False),
+        sa.Column("destroyed", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "sealed",
