@@ -32,6 +32,8 @@ IMPORTS = (
     "unlearning.methods.apply",
     "unlearning.models.bundle",
     "unlearning.data.sources",
+    "unlearning_components.bookkeeping",
+    "unlearning_components.completions",
     "unlearning_components.handover",
     "unlearning_components.evaluations",
     "unlearning_components.audits",

@@ -19,6 +19,7 @@ from unlearning.ledger.checking import check_certificate, ok
 from unlearning.ledger.events import moment
 from unlearning.ledger.exclusion import check, excluded
 from unlearning.ledger.filing import cancel, file_requests
+from unlearning.ledger.inbox import PREFIX as PREFIX_OF_DROPS
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.overview import find, list_requests
 from unlearning.ledger.requests import request_from
@@ -225,6 +226,15 @@ def test_rows_wait_in_the_vault_and_a_refused_batch_climbs_the_ladder(place: Any
         assert batch["method"] == wanted
         answer = end_batch(tmp_path / wanted, FAILED, tmp_path, run=chain.run, desk=tmp_path / f"{wanted}-desk")
     assert (answer, state(ref)) == ("held", ("held", ""))
+
+
+def test_what_was_dropped_in_the_inbox_is_in_the_next_batch(place: Any, name: str, tmp_path: Path) -> None:
+    assert not bookkeeping.anything_waits(name)
+    store().put(f"{PREFIX_OF_DROPS}/shop/{name}/drop.csv", b"key,kind,ids\nD-1,class,two\nD-2,class,../two\n")
+    assert bookkeeping.anything_waits(name)
+    batch = following(place, name, tmp_path / "batch")
+    assert (batch["count"], batch["targets"]) == (1, ["two"])
+    assert not list(store().keys(PREFIX_OF_DROPS))
 
 
 def test_half_of_a_batch_is_served_while_the_rest_waits(

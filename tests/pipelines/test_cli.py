@@ -248,7 +248,19 @@ def test_a_class_that_was_forgotten_before_is_not_forgotten_again(
 def test_help_names_every_command(unlearn: Any, desk: Path) -> None:
     ended = unlearn("--help")
     assert ended.code == 0
-    for command in ("demo", "train", "run", "methods", "compile", "doctor", "models", "data", "requests", "ledger"):
+    for command in (
+        "demo",
+        "train",
+        "run",
+        "worker",
+        "methods",
+        "compile",
+        "doctor",
+        "models",
+        "data",
+        "requests",
+        "ledger",
+    ):
         assert command in ended.out
     assert listing(desk) == {}
 
@@ -265,6 +277,9 @@ def test_help_names_every_command(unlearn: Any, desk: Path) -> None:
         "models import",
         "data make",
         "requests add",
+        "requests intake",
+        "ledger free",
+        "worker",
         "check-manifest",
     ],
 )
