@@ -210,11 +210,12 @@ class Registry:
             TrackingError: When an alias points at one of them, or MLflow fails.
         """
         found = self._with_digest(name, digest)
-        for version in found:
-            if version.aliases:
-                raise TrackingError(
-                    f'models:/{name}/{version.version} has the alias "{version.aliases[0]}": take it off first'
-                )
+        with self._tracker.asking(f'read the aliases of "{name}"'):
+            aliases = self._tracker.client.get_registered_model(name).aliases if found else {}
+        numbers = {str(version.version) for version in found}
+        for alias, number in sorted(aliases.items()):
+            if str(number) in numbers:
+                raise TrackingError(f'models:/{name}/{number} has the alias "{alias}": take it off first')
         for version in found:
             with self._tracker.asking(f"remove models:/{name}/{version.version}"):
                 if not version.bundle_uri:
@@ -231,7 +232,7 @@ class Registry:
     def _artifacts(self, version: RegisteredVersion) -> Any:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        return get_artifact_repository(version.source)
+        return get_artifact_repository(version.source, tracking_uri=self._tracker.tracking_uri)
 
     def with_digest(self, name: str, digest: str) -> RegisteredVersion | None:
         """The oldest version with this content, None when there is none."""
