@@ -413,14 +413,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small networks and few rounds")
     parser.add_argument("--networks", default="", help="of S1-S4")
     parser.add_argument("--methods", default="", help="of S1-S4")
+    parser.add_argument("--read", type=Path, nargs="+", help="measure nothing: put the rows of these files together")
+    parser.add_argument("--markdown", action="store_true", help="the table as Markdown, with --read")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "bench.jsonl")
     asked = parser.parse_args()
+    if asked.read:
+        lines = [json.loads(text) for path in asked.read for text in path.read_text().splitlines()]
+        finish(lines, asked)
+        return
     every = (*ROWS, *SAME, "S10")
     wanted = asked.rows.split(",") if asked.rows else list(every)
     if unknown := [row for row in wanted if row not in every]:
         parser.error(f"unknown: {', '.join(unknown)} (known: {', '.join(every)})")
     facts = {"hardware": hardware(), "versions": versions(), "commit": commit()}
-    lines: list[Line] = []
+    lines = []
 
     def keep(one: Line) -> None:
         lines.append({**one, **facts, "when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())})
@@ -437,10 +443,27 @@ def main() -> None:
     if "S10" in wanted:
         for one in authors(asked, lines):
             keep(one)
+    finish(lines, asked)
+
+
+def finish(lines: list[Line], asked: argparse.Namespace) -> None:
+    """The file, the picture and the table."""
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text("".join(json.dumps(one) + "\n" for one in lines))
     drawn(lines, asked.out.with_suffix(".svg"))
-    print("\n" + table(lines))
+    print("\n" + (markdown(lines) if asked.markdown else table(lines)))
+
+
+def markdown(lines: list[Line]) -> str:
+    """The table for a page."""
+    rows = ["| row | network | method | what | value | target | | quartiles |", "|---|---|---|---|---|---|---|---|"]
+    for one in lines:
+        met = {True: "met", False: "**missed**", None: ""}[one.get("met")]
+        value, target = ("" if one.get(key) is None else f"{one[key]:.3g}" for key in ("value", "target"))
+        spread = "{:.3g} to {:.3g}".format(*one["spread"]) if one.get("spread") else ""
+        cells = (one["row"], one.get("network") or "", one.get("method") or "", one["what"], value, target, met, spread)
+        rows.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

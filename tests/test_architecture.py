@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,6 +161,41 @@ def test_light_modules_stay_light(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert json.loads(ended.stdout) == []
+
+
+HEAVY = ["torch", "mlflow", "kfp", "pandas", "sklearn", "torchvision", "matplotlib", "scipy", "boto3", "pyarrow"]
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (["--help"], [*HEAVY, "numpy", "sqlalchemy", "pydantic"]),
+        (["requests", "--help"], [*HEAVY, "numpy"]),
+        (["requests", "status"], HEAVY),
+        (["requests", "list"], HEAVY),
+        (["methods"], ["torch", "mlflow", "kfp", "sklearn", "torchvision", "matplotlib", "boto3"]),
+    ],
+)
+def test_commands_import_nothing_heavy_that_they_do_not_need(
+    words: list[str], heavy: list[str], tmp_path: Path
+) -> None:
+    code = (
+        "import json, sys\n"
+        "from unlearning_pipelines.cli import main\n"
+        f"sys.argv = ['unlearn', *{words!r}]\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
+    )
+    environment = {"UNLEARN_HOME": str(tmp_path), "UNLEARN_LEDGER_URL": f"sqlite:///{tmp_path}/ledger.db"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("UNLEARN_", "MLFLOW_"))}
+    environment = {**kept, **environment}
+    if words[0] == "requests" and words[1] != "--help":
+        add = "from unlearning_pipelines.cli import main; main()"
+        line = ["requests", "add", "--key", "one", "--kind", "class", "--id", "3", "--model", "digits"]
+        subprocess.run([sys.executable, "-c", add, *line], env=environment, check=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1]) == []
 
 
 def test_there_are_no_packages_in_the_source_roots_but_the_three() -> None:

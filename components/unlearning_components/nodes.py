@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from unlearning.storage import ObjectStore
 
 FLAG = "--executor_input"
-ROOM = "distributed"
-"""Prefix of the object store for what goes to the job's pods and comes from them."""
+ROOM = "checkpoints/jobs"
+"""Prefix of the object store for what goes to a job's pods and comes from them: stages may write there."""
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 SECONDS = 10.0
 """Between two looks at a job."""

@@ -111,6 +111,33 @@ def run(
 
 
 @app.command()
+def worker(
+    every: Annotated[str, typer.Option(help="Between two starts, such as 30m, 6h or 1d.")] = "1h",
+    set_: Set = None,
+    times: Annotated[int, typer.Option(help="Stop after so many runs; 0: when it is told to.", min=0)] = 0,
+) -> None:
+    """Serve the deletion requests that wait, again and again, on this machine."""
+    from unlearning_pipelines.demo import show_result, stages_shown
+    from unlearning_pipelines.parameters import defaults, parse
+    from unlearning_pipelines.preflight import check_run
+    from unlearning_pipelines.runs import run_pipeline
+    from unlearning_pipelines.schedules import timing
+    from unlearning_pipelines.worker import BATCH, with_cadence, work
+
+    seconds = timing(every=every).every
+    arguments = with_cadence(BATCH, parse(BATCH, set_ or []), seconds)
+
+    def once() -> None:
+        check_run(BATCH, {**defaults(BATCH), **arguments})
+        with stages_shown() as on_stage:
+            result = run_pipeline(BATCH, arguments, on_stage=on_stage)
+        show_result(result)
+
+    if work(once, seconds=seconds, times=times):
+        raise typer.Exit(1)
+
+
+@app.command()
 def methods(as_json: Json = False) -> None:
     """List the methods: what each reads, serves, makes, can be set to and claims."""
     from unlearning.methods import METHODS

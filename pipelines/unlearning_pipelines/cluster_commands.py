@@ -113,9 +113,10 @@ def schedule(
     from unlearning_pipelines import schedules
     from unlearning_pipelines.parameters import parse
     from unlearning_pipelines.submissions import checked
+    from unlearning_pipelines.worker import with_cadence
 
     when = schedules.timing(cron=cron, every=every, at_once=at_once, catch_up=catch_up)
-    parameters = checked(parse(pipeline, set_ or []))
+    parameters = checked(with_cadence(pipeline, parse(pipeline, set_ or []), when.every))
     cluster = _connected(host, namespace)
     version = _uploaded(cluster, pipeline)
     done = schedules.schedule(cluster, version, parameters, when, name=name, account=account or cluster.where.account)

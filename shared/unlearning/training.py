@@ -200,15 +200,14 @@ def optimise(
                 optimiser.zero_grad(set_to_none=True)
                 total_loss = torch.zeros(1, dtype=torch.float64)
                 order: tuple[Tensor, Tensor] | None = None
-                parts = share(torch.arange(len(rows)), -(-len(rows) // (at_once * team().size)) if at_once else 1)
+                parts = _parts(len(rows), at_once or len(rows))
                 fetched: tuple[Tensor, Tensor] | None = None
-                if not at_once:
+                if not at_once:  # found out from the first batch
                     fetched = samples.batch(rows[parts[0]])
                     one = fetched[0][: max(1, len(fetched[0]) // max(1, len(parts[0])))]
                     at_once = rows_at_once(model, run, one.to(device), batch_size)
                     if at_once * team().size < len(rows):
-                        parts = share(torch.arange(len(rows)), -(-len(rows) // (at_once * team().size)))
-                        fetched = None
+                        parts, fetched = _parts(len(rows), at_once), None
                 for part in parts:
                     inputs, targets = samples.batch(rows[part]) if fetched is None else fetched
                     inputs, targets = inputs.to(device), targets.to(device)
@@ -234,6 +233,11 @@ def optimise(
                     )
                 progress(phase, len(losses), total, losses[-1])
     return losses
+
+
+def _parts(count: int, at_once: int) -> list[Tensor]:
+    """This process's share of a batch's rows 0 .. count - 1, in parts of at most `at_once`."""
+    return share(torch.arange(count), -(-count // (max(at_once, 1) * team().size)))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -145,13 +145,13 @@ def test_the_job_names_secrets_and_never_their_values() -> None:
         resources={"nvidia.com/gpu": "4"},
         env=({"name": "AWS_ACCESS_KEY_ID", "valueFrom": reference},),
     )
-    manifest = manifest_of(spread, "unlearn-impair-1", "distributed/unlearn-impair-1")
+    manifest = manifest_of(spread, "unlearn-impair-1", "checkpoints/jobs/unlearn-impair-1")
     assert manifest["apiVersion"] == "trainer.kubeflow.org/v1alpha1"
     trainer = manifest["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 4)
     assert trainer["env"] == [{"name": "AWS_ACCESS_KEY_ID", "valueFrom": reference}]
     assert trainer["resourcesPerNode"] == {"requests": {"nvidia.com/gpu": "4"}, "limits": {"nvidia.com/gpu": "4"}}
-    assert trainer["command"][-1] == "distributed/unlearn-impair-1"
+    assert trainer["command"][-1] == "checkpoints/jobs/unlearn-impair-1"
     assert manifest["spec"]["runtimeRef"] == {"name": "torch-distributed"}
 
 

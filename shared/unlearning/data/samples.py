@@ -1,15 +1,16 @@
 """Training samples with random access, kept as small as they come and normalised batch by batch.
 
 Whatever the data are, methods read them through `Samples` alone: pixels and features (`TensorSamples`), token rows
-(`TokenSamples`), windows of time series (`WindowSamples`).
+(`TokenSamples`), windows of time series (`WindowSamples`), and what is too much for memory (`StoredSamples`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -77,6 +78,45 @@ class TensorSamples:
         if self._fill is not None:
             picked = torch.where(picked.isnan(), self._fill, picked)
         return picked.mul_(self._factor).add_(self._offset), self._targets[rows]
+
+
+class StoredSamples:
+    """Samples that are read when a batch is taken: no more of them are in memory at once.
+
+    Args:
+        read: Inputs of some rows, uint8 or float32, shape (M, ...), as of `TensorSamples`.
+        targets: As of `TensorSamples`.
+        mean: Likewise.
+        std: Likewise.
+        fill: Likewise.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[NDArray[Any]], NDArray[Any]],
+        targets: Tensor,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        fill: Sequence[float] = (),
+    ) -> None:
+        self._read, self._targets = read, targets
+        self._scaling: dict[str, Sequence[float]] = {"mean": mean, "std": std, "fill": fill}
+
+    @property
+    def targets(self) -> Tensor:
+        """Class indices, shape (N,), int64; or numbers to predict, shape (N,) or (N, H), float32."""
+        return self._targets
+
+    def __len__(self) -> int:
+        """N, the number of samples."""
+        return len(self._targets)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised float32 inputs (B, ...) and the targets of the given rows, in their order."""
+        targets = self._targets[rows]
+        inputs = torch.from_numpy(self._read(rows.numpy()))
+        return TensorSamples(inputs, targets, **self._scaling).batch(torch.arange(len(rows)))[0], targets
 
 
 class TokenSamples:

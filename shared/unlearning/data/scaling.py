@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,7 +13,30 @@ from unlearning.errors import DataError
 Array = np.ndarray[Any, Any]
 
 
-def fitted(inputs: Array, rows: Array) -> Scaling:
+class Inputs(Protocol):
+    """An array, or what reads its rows when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """How many axes."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Of the values."""
+        ...
+
+    def __getitem__(self, rows: Any) -> Any:
+        """A row, or rows by their numbers."""
+        ...
+
+
+def fitted(inputs: Inputs, rows: Array) -> Scaling:
     """The scaling of inputs over the given rows, to seven digits; a deviation of 0 counts as 1.
 
     Pixels are summed as integers, so every machine finds the same numbers. A missing value (NaN) counts as the median
@@ -31,9 +55,10 @@ def fitted(inputs: Array, rows: Array) -> Scaling:
     axis = 2 if inputs.ndim == 3 else 1  # of the channels, features or values
     axes = tuple(place for place in range(inputs.ndim) if place != axis)
     scale, kind = (255.0, np.int64) if inputs.dtype == np.uint8 else (1.0, np.float64)
-    step = max(1, (1 << 22) // max(1, inputs[0].size))
+    size = math.prod(inputs.shape[1:])
+    step = max(1, (1 << 22) // max(1, size))
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    count = len(rows) * inputs[0].size // inputs.shape[axis]
+    count = len(rows) * size // inputs.shape[axis]
     shift: Any = 0
     if kind is not np.int64:
         shift = sum(_filled(inputs[part], fill).sum(axis=axes, dtype=kind) for part in chunks) / count
@@ -52,9 +77,9 @@ def fitted(inputs: Array, rows: Array) -> Scaling:
     return Scaling(_digits(mean), tuple(value or 1.0 for value in _digits(std)), _digits(fill))
 
 
-def _medians(inputs: Array, rows: Array) -> Array:
+def _medians(inputs: Inputs, rows: Array) -> Array:
     """Per feature over the rows, or nothing when no value is missing anywhere."""
-    if inputs.dtype.kind != "f" or inputs.ndim != 2 or not np.isnan(inputs).any():
+    if inputs.dtype.kind != "f" or inputs.ndim != 2 or not isinstance(inputs, np.ndarray) or not np.isnan(inputs).any():
         return np.empty(0)
     picked = inputs[rows]
     if np.isnan(picked).all(axis=0).any():

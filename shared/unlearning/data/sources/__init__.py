@@ -16,6 +16,8 @@ Classes or numbers:
 
 - `npz:FILE`: arrays `inputs` and `targets`, perhaps `sample_id`, `subject_id`, `split`, `classes`. `layout=sequence`
   takes inputs (N, steps, values) as they are; `task=regression` predicts the targets as numbers.
+- `arrays:FOLDER`: the same as files `inputs.npy`, `targets.npy` and so on: inputs may be larger than memory, which maps
+  them; uint8 or float32.
 - `parquet:FILE?target_column=NAME`: numeric columns and `target`, perhaps `sample_id`, `subject_id`, `split`.
 - `table:FILE?target=COLUMN`: csv or Parquet; words become one column for each word, gaps are filled. See
   `unlearning.data.sources.tables`. `task=classification` for classes.
@@ -40,8 +42,8 @@ import pyarrow as pa
 from unlearning.config import nearest
 from unlearning.data.manifest import MOST_ROWS, DataCard, Manifest, Scaling, number_texts
 from unlearning.data.scaling import fitted
-from unlearning.data.sources import archives, images, tables, text, windows
-from unlearning.data.sources.contents import Address, Array, Contents, shown
+from unlearning.data.sources import archives, arrays, images, tables, text, windows
+from unlearning.data.sources.contents import IN_MEMORY, Address, Array, Contents, Stored, shown
 from unlearning.data.splits import drawn_splits
 from unlearning.errors import DataError, UsageError
 
@@ -53,6 +55,7 @@ SOURCES: dict[str, tuple[Callable[[Address], Contents], tuple[str, ...]]] = {
     "torchvision": (images.torchvision, ("root",)),
     "folder": (images.folder, ()),
     "npz": (archives.npz, ("task", "layout", "target_name", "unit")),
+    "arrays": (arrays.arrays, ("task", "layout", "target_name", "unit")),
     "parquet": (tables.parquet, ("target_column",)),
     "har": (archives.har, ()),
     "eeg": (archives.eeg, ()),
@@ -126,7 +129,7 @@ def make_manifest(
 def open_samples(
     manifest: Manifest, rows: Array | Sequence[int] | None = None, *, scaling: Scaling | None = None
 ) -> Samples:
-    """The samples of a manifest, decoded and held in memory, in the order of `rows`.
+    """The samples of a manifest in the order of `rows`, in memory; more than 1 GiB of images or arrays stay on disk.
 
     Args:
         manifest: As `make_manifest` gave it.
@@ -142,16 +145,20 @@ def open_samples(
     locations = _locations(manifest, wanted)
     if contents.open is not None:
         return contents.open(locations, chosen)
-    inputs = contents.load(locations, card.input_shape)
+    stored = None if contents.stored is None else contents.stored(locations, card.input_shape)
+    streamed = stored is not None and stored.nbytes > IN_MEMORY
+    inputs = stored if stored is not None and streamed else contents.load(locations, card.input_shape)
     if inputs.shape[1:] != card.input_shape:
         raise DataError(f"the samples have shape {inputs.shape[1:]}, the card says {card.input_shape}")
 
     import torch
 
-    from unlearning.data.samples import TensorSamples
+    from unlearning.data.samples import StoredSamples, TensorSamples
 
     targets = torch.from_numpy(manifest.targets()[wanted])
     mean, std = chosen.mean or (0.0,), chosen.std or (1.0,)
+    if isinstance(inputs, Stored):
+        return StoredSamples(inputs.read, targets, mean=mean, std=std, fill=chosen.fill)
     return TensorSamples(torch.from_numpy(inputs), targets, mean=mean, std=std, fill=chosen.fill)
 
 
@@ -173,7 +180,10 @@ def fit_scaling(manifest: Manifest, rows: Array | Sequence[int]) -> Scaling:
     locations = _locations(manifest, _wanted(manifest, rows))
     if contents.fit is not None:
         return contents.fit(locations)
-    return fitted(contents.load(locations, manifest.card.input_shape), np.arange(len(locations)))
+    every = np.arange(len(locations))
+    if contents.stored is not None:
+        return fitted(contents.stored(locations, manifest.card.input_shape), every)
+    return fitted(contents.load(locations, manifest.card.input_shape), every)
 
 
 def verify_source(manifest: Manifest) -> None:
@@ -202,6 +212,9 @@ def _shape_and_scaling(contents: Contents, train: Array) -> tuple[tuple[int, ...
         if not len(train):
             raise DataError("the source has no train rows: it needs some to train on")
         return contents.shape, contents.fit([contents.locations[row] for row in train])
+    if contents.stored is not None:
+        stored = contents.stored(contents.locations, None)
+        return stored.shape[1:], fitted(stored, train)
     inputs = contents.load(contents.locations, None)
     return inputs.shape[1:], fitted(inputs, train)
 

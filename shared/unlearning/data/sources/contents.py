@@ -22,6 +22,8 @@ Load: TypeAlias = Callable[[Sequence[str], "tuple[int, ...] | None"], Array]
 
 MOST_BYTES = 8 << 30
 MOST_FILE_BYTES = 2 << 30
+IN_MEMORY = 1 << 30
+"""Bytes of inputs up to which they are held in memory; more are read from the disk batch by batch."""
 TASKS = ("classification", "regression")
 
 
@@ -69,6 +71,7 @@ class Contents:
         shape: Of one sample, where `load` would be dear.
         fit: The scaling from the inputs at some locations; from what `load` gives when None.
         open: Samples of some locations under a scaling; `TensorSamples` of what `load` gives when None.
+        stored: The inputs of some locations, in the given shape, where they need not be in memory all at once.
     """
 
     sha256: str
@@ -83,6 +86,39 @@ class Contents:
     shape: tuple[int, ...] | None = None
     fit: Callable[[Sequence[str]], Scaling] | None = None
     open: Callable[[Sequence[str], Scaling], Samples] | None = None
+    stored: Callable[[Sequence[str], tuple[int, ...] | None], Stored] | None = None
+
+
+class Stored:
+    """Inputs that are read when they are asked for: as an array, `inputs[rows]`, with as much of it in memory.
+
+    Args:
+        read: The inputs of some rows, shape (M, *shape).
+        count: How many rows there are.
+        shape: Of one.
+        dtype: Of their values.
+    """
+
+    def __init__(
+        self, read: Callable[[Array], Array], count: int, shape: tuple[int, ...], dtype: np.dtype[Any] | type
+    ) -> None:
+        self.read, self.shape, self.dtype = read, (count, *shape), np.dtype(dtype)
+        self.ndim = len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | Array) -> Array:
+        """A row, or rows by their numbers."""
+        if isinstance(rows, int):
+            return np.asarray(self.read(np.array([rows]))[0])
+        return self.read(rows)
 
 
 def classes_of(targets: Array, names: list[str] | None) -> tuple[list[str], list[int]]:

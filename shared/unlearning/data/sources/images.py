@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from unlearning.data.sources.contents import (
     Address,
     Array,
     Contents,
+    Stored,
     numbered,
     numbers_of,
     read_file,
@@ -121,14 +122,16 @@ def folder(address: Address) -> Contents:
     classes = sorted({name for _, name, _ in files})
     index = {name: number for number, name in enumerate(classes)}
     paths = [path for path, _, _ in files]
+    stored = pictures(root, paths, address.image_size)
     return Contents(
         sha256=listing.hexdigest(),
         classes=classes,
         targets=[index[name] for _, name, _ in files],
         ids=paths,
         locations=paths,
-        load=lambda wanted, shape: pixels_of(root, paths, wanted, shape, address.image_size),
+        load=lambda wanted, shape: stored(wanted, shape)[np.arange(len(wanted))],
         splits=[split for _, _, split in files] if divided else None,
+        stored=stored,
     )
 
 
@@ -156,13 +159,15 @@ def faces(address: Address) -> Contents:
         if not (inside and place.suffix.lower() in _IMAGE_SUFFIXES and (root / place).is_file()):
             raise DataError(f"row {paths.index(path)} of {shown(str(listing))} names no image in its folder: mend it")
     splits = words_of(table[names["split"]], names["split"]) if names["split"] in table else None
+    stored = pictures(root, paths, address.image_size)
     return Contents(
         sha256=sha256_of(np.frombuffer(read_file(listing), dtype=np.uint8), np.array([_size(root, p) for p in paths])),
         classes=[],
         targets=numbers_of(np.asarray(table[names["target"]]), f"the column {shown(names['target'])}"),
         ids=paths,
         locations=paths,
-        load=lambda wanted, shape: pixels_of(root, paths, wanted, shape, address.image_size),
+        load=lambda wanted, shape: stored(wanted, shape)[np.arange(len(wanted))],
+        stored=stored,
         subjects=words_of(table[names["subject"]], names["subject"]) if names["subject"] in table else None,
         splits=["validation" if split == "val" else split for split in splits] if splits else None,
         card={"target_name": names["target"], "target_unit": address.options.get("unit", "years")},
@@ -192,24 +197,48 @@ def _entries(folder: Path, root: Path, *, folders: bool) -> Iterator[Path]:
         raise DataError(f"the folder {shown(str(folder))} cannot be read ({reason})") from error
 
 
-def pixels_of(
-    root: Path, paths: Sequence[str], wanted: Sequence[str], shape: tuple[int, ...] | None, image_size: int | None
-) -> Array:
-    """Pixels of the wanted images, shape (N, C, H, W), uint8; `shape` None finds C, H and W out from all of them."""
+def pictures(
+    root: Path, paths: Sequence[str], image_size: int | None
+) -> Callable[[Sequence[str], tuple[int, ...] | None], Stored]:
+    """What gives the pixels of some images, each decoded when it is asked for: shape (N, C, H, W), uint8.
+
+    Without a shape, C, H and W are found out from the headers of all that are wanted.
+
+    Args:
+        root: Where the paths start.
+        paths: Of all images, in their order, which is how messages number them.
+        image_size: H and W that they get, whatever they have; None: they must agree.
+    """
     number = {path: row for row, path in enumerate(paths)}
-    if not all(path in number for path in wanted):
-        raise DataError("a location in the manifest is no image of its folder: make a new manifest")
-    if shape is None:
-        headers = [_opened(root / path, number[path], lambda image: (image.mode, image.size)) for path in wanted]
-        channels = 1 if all(mode in _ONE_CHANNEL for mode, _ in headers) else 3
-        sizes = {size for _, size in headers}
-        if image_size is None and len(sizes) > 1:
-            raise DataError(f"the images have {len(sizes)} different sizes: give image_size")
-        width, height = next(iter(sizes)) if image_size is None else (image_size, image_size)
-        shape = channels, height, width
-    if len(shape) != 3 or shape[0] not in (1, 3) or len(wanted) * int(np.prod(shape)) > MOST_BYTES:
-        raise DataError(f"{len(wanted)} images of shape {shape} are no images, or over {MOST_BYTES} bytes")
+
+    def stored(wanted: Sequence[str], shape: tuple[int, ...] | None) -> Stored:
+        if not all(path in number for path in wanted):
+            raise DataError("a location in the manifest is no image of its folder: make a new manifest")
+        if shape is None:
+            headers = {_opened(root / path, number[path], lambda image: (image.mode, image.size)) for path in wanted}
+            channels = 1 if all(mode in _ONE_CHANNEL for mode, _ in headers) else 3
+            sizes = {size for _, size in headers}
+            if image_size is None and len(sizes) > 1:
+                raise DataError(f"the images have {len(sizes)} different sizes: give image_size")
+            width, height = next(iter(sizes)) if image_size is None else (image_size, image_size)
+            shape = channels, height, width
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise DataError(f"{len(wanted)} images of shape {shape} are no images")
+        fixed = shape
+
+        def read(rows: Array) -> Array:
+            return _decoded(root, [wanted[row] for row in rows.tolist()], number, fixed)
+
+        return Stored(read, len(wanted), shape, np.uint8)
+
+    return stored
+
+
+def _decoded(root: Path, wanted: Sequence[str], number: Mapping[str, int], shape: tuple[int, ...]) -> Array:
+    """Pixels of the wanted images, shape (N, C, H, W), uint8."""
     channels, height, width = shape
+    if len(wanted) * int(np.prod(shape)) > MOST_BYTES:
+        raise DataError(f"{len(wanted)} images of shape {shape} are over {MOST_BYTES} bytes")
     pixels = np.empty((len(wanted), height, width, channels), dtype=np.uint8)
 
     def decode(image: Image.Image) -> Array:
