@@ -58,7 +58,7 @@ def name(place: Any, request: pytest.FixtureRequest) -> str:
 
 
 def asked(name: str, key: str, kind: str, *ids: str) -> str:
-    values = {"controller": "shop", "key": key, "kind": kind, "ids": list(ids), "model": name}
+    values = {"controller": "shop", "key": f"{name}-{key}", "kind": kind, "ids": list(ids), "model": name}
     ledger = open_ledger(make=True)
     request = request_from({**values, "submitted_at": moment(ledger.clock())})
     (filed,) = file_requests(ledger, [request], actor="intake")
