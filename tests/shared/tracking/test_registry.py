@@ -185,6 +185,7 @@ def test_a_content_is_removed_with_all_its_versions_and_files_and_an_alias_keeps
     with pytest.raises(TrackingError, match="take it off first"):
         registry.remove(name, digest)
     registry.set_alias(name, "champion", 2)
+    registry.set_alias(name, "candidate", 1)
     assert registry.remove(name, digest) == 1
     assert registry.remove(name, digest) == 0
     assert registry.copies(name, digest) == registry.holders(digest) == []
