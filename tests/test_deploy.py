@@ -215,7 +215,7 @@ MAY: dict[str, dict[str, str]] = {  # role to prefix to what it may: get, put, d
     "settle": {"models": "gp", "manifests": "g", "requests": "gpd", "work": "gpd", "evidence": "gp"},
     "intake": {"requests": "gpd", "evidence": "gp"},
     "operator": {"models": "gp", "manifests": "gp", "references": "gp"},
-    "retire": {"models": "d", "references": "d", "checkpoints": "d"},
+    "retire": {"models": "d", "references": "d", "checkpoints": "d", "evidence": "gp"},
     "auditor": {"evidence": "g"},
 }
 

@@ -119,7 +119,7 @@ def test_ids_and_secrets_are_nowhere_but_in_the_vault_after_a_batch_on_a_server_
     looked_at = [name for name in keys if name not in vault]
     assert {name.split("/")[1] for name in looked_at} >= {"evidence", "models"}
     found += [hit for name in looked_at for hit in hits(name, kept.get(name), secrets)]
-    (server,) = tmp_path_factory.getbasetemp().glob("mlflow-server*")
+    (server,) = tmp_path_factory.getbasetemp().glob("mlflow-server[0-9]*")
     folders = {"home": home, "server": server, "receipts": tmp_path / "receipts", "compiled": COMPILED}
     for place, folder in folders.items():
         files = [path for path in folder.rglob("*") if path.is_file() and path not in (key, signing)]

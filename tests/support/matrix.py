@@ -468,6 +468,14 @@ def canaries(bench: Bench) -> Iterator[Trial]:
             yield once(bench, which, Faults(place, "error before"), CALM)
 
 
+def yardstick() -> float:
+    """CPU seconds of some fixed work: a busy machine makes it as slow as everything else."""
+    start = time.process_time()
+    for number in range(400):
+        json.loads(json.dumps({"number": number, "words": ["some", "fixed", "work"] * 20}))
+    return time.process_time() - start
+
+
 def soak(seed: int, batches: int, arrivals: bool = False) -> dict[str, Any]:
     """Batch after batch on one installation, a tenth of the runs with a fault; whether time and memory stay flat.
 
@@ -476,6 +484,7 @@ def soak(seed: int, batches: int, arrivals: bool = False) -> dict[str, Any]:
         batches: How many.
         arrivals: Whether requests also come while a batch runs, at random operations of it.
     """
+    shares = list[float]()
     draw, seconds, wrong, memory, calls = random.Random(seed), list[float](), list[str](), list[int](), list[int]()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="unlearn-soak-") as name:
         world = World(Path(name) / "world")
@@ -507,7 +516,9 @@ def soak(seed: int, batches: int, arrivals: bool = False) -> dict[str, Any]:
                 memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024)
                 print(f"batch {number + 1}: {calls[-1]} calls, {memory[-1]} MiB", flush=True)
             else:
-                seconds.append(time.process_time() - start)
+                took = time.process_time() - start
+                seconds.append(took)
+                shares.append(took / yardstick())
         wrong += finish(world, refs(world))
     first, last = statistics.median(seconds[:50]), statistics.median(seconds[-50:])
     slope = statistics.linear_regression(range(len(seconds)), seconds).slope
@@ -515,6 +526,8 @@ def soak(seed: int, batches: int, arrivals: bool = False) -> dict[str, Any]:
         "cpu_seconds_first_50": round(first, 4),
         "cpu_seconds_last_50": round(last, 4),
         "cpu_seconds_more_each_100_batches": round(100 * slope, 5),
+        "yardsticks_first_50": round(statistics.median(shares[:50]), 2),
+        "yardsticks_last_50": round(statistics.median(shares[-50:]), 2),
         "calls_of_batch_50_and_last": calls,
         "resident_mib": memory,
     }

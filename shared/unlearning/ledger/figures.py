@@ -25,6 +25,8 @@ def alarms(status: Status, now: datetime, *, cadence_days: float) -> list[str]:
         found.append(f"{status.overdue} requests are overdue: answer them today, the oldest first")
     if status.at_risk:
         found.append(f"{status.at_risk} requests are due within {status.days:g} days: run a batch now")
+    if status.eroded:
+        found.append(f"what was deleted before shows again in {', '.join(status.eroded)}: run a batch, it retrains")
     limit = now - timedelta(days=2 * cadence_days)
     quiet = not status.last_settled or time_of(status.last_settled) < limit
     if waiting(status) and quiet and status.oldest_days > 2 * cadence_days:
@@ -76,6 +78,7 @@ def prometheus(status: Status) -> str:
         ("at_risk", status.at_risk),
         ("extended", status.extended),
         ("oldest_days", status.oldest_days),
+        ("models_eroded", len(status.eroded)),
         ("batches_at_work", len(status.active)),
         ("last_settled_timestamp_seconds", round(settled)),
         ("ledger_events", status.seq),

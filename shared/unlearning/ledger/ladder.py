@@ -83,7 +83,7 @@ def claim_next(
     if planned is not None:
         rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
         days = max(reserve_days, cadence_days) if rung else cadence_days
-        if days and planned.first_due < moment(ledger.clock() + timedelta(days=days)):
+        if days and planned.first_due <= moment(ledger.clock() + timedelta(days=days)):
             rung = len(ladder) - 1
         known = standing(ledger, planned.content["model"])
         if known.eroded or 0 < reset_every <= known.approximate:

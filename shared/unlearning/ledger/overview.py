@@ -34,6 +34,7 @@ class Status:
         extended: Requests whose time was extended.
         active: Batches at work: batch, model, state, owner and lease_until of each.
         last_settled: When a batch was last settled, or "".
+        eroded: Models in which earlier deletions were found to come back, until one is trained again.
         seq: Number of the last event.
         head: Its digest.
     """
@@ -48,6 +49,7 @@ class Status:
     extended: int
     active: list[dict[str, str]] = field(default_factory=list)
     last_settled: str = ""
+    eroded: list[str] = field(default_factory=list)
     seq: int = 0
     head: str = ""
 
@@ -81,6 +83,9 @@ def status(ledger: Ledger, *, days: float = 7) -> Status:
         settled = connection.execute(
             sa.select(sa.func.max(tables.batches.c.changed_at)).where(tables.batches.c.state == "settled")
         ).scalar()
+        serving = tables.serving
+        eroded = connection.execute(sa.select(serving.c.model).where(serving.c.eroded).order_by(serving.c.model))
+        back = list(eroded.scalars())
         head = connection.execute(sa.select(tables.head)).one()
     wait = [row for row in groups if row.state in _WAITING]
     models: dict[str, int] = {}
@@ -102,6 +107,7 @@ def status(ledger: Ledger, *, days: float = 7) -> Status:
             for row in active
         ],
         last_settled=settled or "",
+        eroded=back,
         seq=int(head.seq),
         head=str(head.hash),
     )

@@ -14,6 +14,8 @@ from unlearning.tracking.runs import Tracker
 _DIGEST = "unlearning.digest"
 _WEIGHTS = "unlearning.weights_sha256"
 _BUNDLE = "unlearning.bundle_uri"
+_CANDIDATE = "candidate"
+"""The alias that every promotion sets and nobody serves from: it goes with its version."""
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -207,14 +209,19 @@ class Registry:
         """The number of versions of this content that were removed, with the files that MLflow keeps of them.
 
         Raises:
-            TrackingError: When an alias points at one of them, or MLflow fails.
+            TrackingError: When an alias points at one of them, other than "candidate", or MLflow fails.
         """
         found = self._with_digest(name, digest)
-        for version in found:
-            if version.aliases:
-                raise TrackingError(
-                    f'models:/{name}/{version.version} has the alias "{version.aliases[0]}": take it off first'
-                )
+        with self._tracker.asking(f'read the aliases of "{name}"'):
+            aliases = self._tracker.client.get_registered_model(name).aliases if found else {}
+        numbers = {str(version.version) for version in found}
+        mine = sorted(alias for alias, number in aliases.items() if str(number) in numbers)
+        for alias in mine:
+            if alias != _CANDIDATE:
+                raise TrackingError(f'models:/{name}/{aliases[alias]} has the alias "{alias}": take it off first')
+        for alias in mine:
+            with self._tracker.asking(f'take the alias "{alias}" off'):
+                self._tracker.client.delete_registered_model_alias(name, alias)
         for version in found:
             with self._tracker.asking(f"remove models:/{name}/{version.version}"):
                 if not version.bundle_uri:
@@ -231,7 +238,7 @@ class Registry:
     def _artifacts(self, version: RegisteredVersion) -> Any:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        return get_artifact_repository(version.source)
+        return get_artifact_repository(version.source, tracking_uri=self._tracker.tracking_uri)
 
     def with_digest(self, name: str, digest: str) -> RegisteredVersion | None:
         """The oldest version with this content, None when there is none."""

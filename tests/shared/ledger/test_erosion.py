@@ -5,8 +5,10 @@ import pytest
 
 from unlearning.errors import UsageError
 from unlearning.ledger.claims import Claim, ClaimLostError
+from unlearning.ledger.figures import alarms, prometheus
 from unlearning.ledger.filing import file_requests
 from unlearning.ledger.ladder import claim_next, retested, turn_away
+from unlearning.ledger.overview import status
 from unlearning.ledger.promotion import Version, begin, confirm, settle, standing
 from unlearning.ledger.requests import DeletionRequest
 from unlearning.ledger.store import Ledger
@@ -62,6 +64,10 @@ def test_what_comes_back_is_refused_alarmed_and_sends_the_next_batch_to_a_retrai
         assert retested(ledger, held, "e" * 64, [FINE, BACK]) == [BACK["reason"]]
     assert turn_away(ledger, held, outcome="fail", reasons=[str(BACK["reason"])]) == "stronger"
     assert standing(ledger, "faces").eroded
+    assert "faces" in next(
+        why for why in alarms(status(ledger), ledger.clock(), cadence_days=7) if "shows again" in why
+    )
+    assert "\nunlearning_models_eroded 1\n" in prometheus(status(ledger))
     (one,) = ledger.events_of("faces", "retested")
     assert [measure["value"] for measure in one.content["measures"]] == [0.01, 0.4]
     (alarm,) = ledger.events_of("faces", "eroded")
@@ -71,6 +77,7 @@ def test_what_comes_back_is_refused_alarmed_and_sends_the_next_batch_to_a_retrai
     assert retested(ledger, held, "d" * 64, [FINE]) == []
     settled(ledger, held, 2, "erased_exact")
     assert not standing(ledger, "faces").eroded
+    assert status(ledger).eroded == []
     assert claimed(ledger, request_of(3))[1] == "first"
     assert verify(ledger) == []
 

@@ -167,6 +167,33 @@ def test_a_server_gets_the_files_of_a_local_bundle(served: Tracker, name: str, b
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "came"], "nothing else is left"
 
 
+def test_a_content_is_removed_with_all_its_versions_and_files_and_an_alias_keeps_it(
+    tracker: Tracker, name: str, bundle: Path
+) -> None:
+    tracker.prepare()
+    registry = Registry(tracker)
+    run = tracker.open_run("p", f"run-{name}", {}, {})
+    digest, kept = f"d-{name}", f"k-{name}"
+    local = {"bundle_uri": bundle.as_uri(), "run_id": run, "folder": bundle}
+    register(registry, name, digest, **(local if tracker.is_server else {}))
+    register(registry, name, kept)
+    assert registry.holders(digest) == [name]
+    there = registry.copies(name, digest)
+    assert there[0] == f"models:/{name}/1"
+    assert len(there) == (3 if tracker.is_server else 1)
+    registry.set_alias(name, "champion", 1)
+    with pytest.raises(TrackingError, match="take it off first"):
+        registry.remove(name, digest)
+    registry.set_alias(name, "champion", 2)
+    registry.set_alias(name, "candidate", 1)
+    assert registry.remove(name, digest) == 1
+    assert registry.remove(name, digest) == 0
+    assert registry.copies(name, digest) == registry.holders(digest) == []
+    if tracker.is_server:
+        assert tracker.client.list_artifacts(run, "model") == []
+    assert registry.copies(name, kept) == [f"models:/{name}/2"]
+
+
 def test_a_version_that_others_registered_is_fetched_from_its_source(
     tracker: Tracker, registry: Registry, name: str, bundle: Path, tmp_path: Path
 ) -> None:
