@@ -7,7 +7,8 @@
 S1-S4   updates, noise and cycles beside the bare step: benchmarks/steps.py, in a process of its own.
 S5      unlearning / retraining by the original's recipe. The first is run, the second is steps x the time of a step.
 S6      evaluation and the standard attacks / an epoch over the same data: benchmarks/evaluation.py.
-S7      what a stage of a local run takes beside what its own work takes / `import torch`, or in seconds.
+S7      what a stage of a local run takes beside what its own work takes: / `import torch`, or in seconds, of which a
+        busy machine's are divided by the wall time of `import torch` over its CPU time.
 S8      `unlearn demo`, wall seconds.
 S9      a million pending requests: benchmarks/ledger.py.
 S10     the authors' code / ours, from the figures that were measured of theirs, both beside the same bare step.
@@ -209,7 +210,9 @@ def evaluation(asked: argparse.Namespace) -> Iterator[Line]:
 
 def stages(asked: argparse.Namespace) -> Iterator[Line]:
     """S7: a local run of delete_class, each stage's time beside the time of its work; warm and cold."""
-    torch_s = middle([python("-c", "import torch")[1] for _ in range(3)])[0]
+    found = [python("-c", "import torch")[:2] for _ in range(3)]
+    torch_cpu, torch_s = (middle([one[place] for one in found])[0] for place in (0, 1))
+    stretch = torch_s / torch_cpu  # by what else runs here
     program = (
         "import json, sys, time\nfrom unlearning_pipelines.local import run_locally\n"
         "from unlearning_pipelines.preflight import claim_home\n"
@@ -237,10 +240,11 @@ def stages(asked: argparse.Namespace) -> Iterator[Line]:
                 yield line(
                     "S7",
                     f"{stage}, {how}" + (" / import torch" if tensors else ", seconds"),
-                    over / torch_s if tensors else over,
+                    over / torch_s if tensors else over / stretch,
                     (1.2 if tensors else 0.5) if how == "warm" else None,
-                    seconds=round(over, 2),
+                    wall_s=round(over, 2),
                     import_torch_s=round(torch_s, 2),
+                    stretch=round(stretch, 2),
                 )
             yield line("S7", f"the whole run, {how}, seconds", wall, None, cpu_s=round(cpu, 1))
 
