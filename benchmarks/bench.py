@@ -391,24 +391,24 @@ def table(lines: list[Line]) -> str:
 
 def drawn(lines: list[Line], path: Path) -> None:
     """Every value as a share of its target, on a logarithmic axis; left of the line is met."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [one for one in lines if one.get("target") and one.get("value") and one["row"] != "S10"]
-    figure = Figure(figsize=(9, 1.2 + 0.17 * len(shown)))
-    FigureCanvasSVG(figure)
+    figure = Figure(figsize=(8, 1.2 + 0.14 * len(shown)))
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shares = [one["value"] / one["target"] for one in shown]
+    shares = [max(one["value"] / one["target"], 0.01) for one in shown]
     colours = ["tab:green" if one["met"] else "tab:red" for one in shown]
     axes.scatter(shares, range(len(shown)), c=colours, s=14)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     names = [" ".join(filter(None, (one["row"], one.get("network"), one.get("method"), one["what"]))) for one in shown]
     axes.set_yticks(range(len(shown)), [name[:80] for name in names], fontsize=6)
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown), -1)
     axes.set_xlabel("value / target: left of the line is met")
     axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(path, bbox_inches="tight", dpi=90)
 
 
 def main() -> None:
@@ -454,7 +454,7 @@ def finish(lines: list[Line], asked: argparse.Namespace) -> None:
     """The file, the picture and the table."""
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text("".join(json.dumps(one) + "\n" for one in lines))
-    drawn(lines, asked.out.with_suffix(".svg"))
+    drawn(lines, asked.out.with_suffix(".png"))
     print("\n" + (markdown(lines) if asked.markdown else table(lines)))
 
 
