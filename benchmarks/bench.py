@@ -7,7 +7,8 @@
 S1-S4   updates, noise and cycles beside the bare step: benchmarks/steps.py, in a process of its own.
 S5      unlearning / retraining by the original's recipe. The first is run, the second is steps x the time of a step.
 S6      evaluation and the standard attacks / an epoch over the same data: benchmarks/evaluation.py.
-S7      what a stage of a local run takes beside what its own work takes / `import torch`, or in seconds.
+S7      what a stage of a local run takes beside what its own work takes: / `import torch`, or in seconds, of which a
+        busy machine's are divided by the wall time of `import torch` over its CPU time.
 S8      `unlearn demo`, wall seconds.
 S9      a million pending requests: benchmarks/ledger.py.
 S10     the authors' code / ours, from the figures that were measured of theirs, both beside the same bare step.
@@ -209,7 +210,9 @@ def evaluation(asked: argparse.Namespace) -> Iterator[Line]:
 
 def stages(asked: argparse.Namespace) -> Iterator[Line]:
     """S7: a local run of delete_class, each stage's time beside the time of its work; warm and cold."""
-    torch_s = middle([python("-c", "import torch")[1] for _ in range(3)])[0]
+    found = [python("-c", "import torch")[:2] for _ in range(3)]
+    torch_cpu, torch_s = (middle([one[place] for one in found])[0] for place in (0, 1))
+    stretch = torch_s / torch_cpu  # by what else runs here
     program = (
         "import json, sys, time\nfrom unlearning_pipelines.local import run_locally\n"
         "from unlearning_pipelines.preflight import claim_home\n"
@@ -237,10 +240,11 @@ def stages(asked: argparse.Namespace) -> Iterator[Line]:
                 yield line(
                     "S7",
                     f"{stage}, {how}" + (" / import torch" if tensors else ", seconds"),
-                    over / torch_s if tensors else over,
+                    over / torch_s if tensors else over / stretch,
                     (1.2 if tensors else 0.5) if how == "warm" else None,
-                    seconds=round(over, 2),
+                    wall_s=round(over, 2),
                     import_torch_s=round(torch_s, 2),
+                    stretch=round(stretch, 2),
                 )
             yield line("S7", f"the whole run, {how}, seconds", wall, None, cpu_s=round(cpu, 1))
 
@@ -387,24 +391,24 @@ def table(lines: list[Line]) -> str:
 
 def drawn(lines: list[Line], path: Path) -> None:
     """Every value as a share of its target, on a logarithmic axis; left of the line is met."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [one for one in lines if one.get("target") and one.get("value") and one["row"] != "S10"]
-    figure = Figure(figsize=(9, 1.2 + 0.17 * len(shown)))
-    FigureCanvasSVG(figure)
+    figure = Figure(figsize=(8, 1.2 + 0.14 * len(shown)))
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shares = [one["value"] / one["target"] for one in shown]
+    shares = [max(one["value"] / one["target"], 0.01) for one in shown]
     colours = ["tab:green" if one["met"] else "tab:red" for one in shown]
     axes.scatter(shares, range(len(shown)), c=colours, s=14)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     names = [" ".join(filter(None, (one["row"], one.get("network"), one.get("method"), one["what"]))) for one in shown]
     axes.set_yticks(range(len(shown)), [name[:80] for name in names], fontsize=6)
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown), -1)
     axes.set_xlabel("value / target: left of the line is met")
     axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(path, bbox_inches="tight", dpi=90)
 
 
 def main() -> None:
@@ -450,7 +454,7 @@ def finish(lines: list[Line], asked: argparse.Namespace) -> None:
     """The file, the picture and the table."""
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text("".join(json.dumps(one) + "\n" for one in lines))
-    drawn(lines, asked.out.with_suffix(".svg"))
+    drawn(lines, asked.out.with_suffix(".png"))
     print("\n" + (markdown(lines) if asked.markdown else table(lines)))
 
 

@@ -128,6 +128,19 @@ def inference(mode: Any) -> Work:
     return work
 
 
+def predictions(last: bool) -> Work:
+    """Predictions of the loop."""
+    bench = Bench("resnet20", 1)
+    model, pixels = bench.original(), torch.randint(256, (256, *bench.shape), dtype=torch.uint8)
+    samples = TensorSamples(pixels, torch.arange(256) % 10, mean=[0.5] * 3, std=[0.25] * 3)
+
+    def work() -> None:
+        with using(Speed(channels_last=last)):
+            predict(model, samples)
+
+    return work
+
+
 def batches(tensors: bool) -> Work:
     """An epoch over 4,096 images in memory: uint8 rows picked at once, or a sample at a time as a DataLoader asks."""
     pixels = torch.randint(256, (4096, 3, 32, 32), dtype=torch.uint8)
@@ -174,6 +187,7 @@ def loops(quick: bool) -> Iterator[dict[str, Any]]:
         ("noise: frozen weights, classes in one batch", noise("resnet20", False), noise("resnet20", True)),
         ("teacher: answers kept for three epochs", teacher(False), teacher(True)),
         ("teacher: inference_mode, not gradients", inference(torch.enable_grad), inference(torch.inference_mode)),
+        ("predictions: channels_last", predictions(False), predictions(True)),
         ("rows picked at once from uint8", batches(False), batches(True)),
     ):
         found = in_turn(before, after, pairs)

@@ -26,6 +26,10 @@ from typing import Any
 IMPORTS = (
     "kfp.dsl.executor_main",
     "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "alembic.command",
+    "sqlalchemy.dialects.sqlite",
     "torch",
     "unlearning.tracking",
     "unlearning.storage",
@@ -38,6 +42,11 @@ IMPORTS = (
     "unlearning_components.evaluations",
     "unlearning_components.audits",
     "unlearning_components.reports",
+    "sklearn.datasets",
+    "sklearn.linear_model",
+    "sklearn.svm",
+    "scipy.stats",
+    "pandas",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
 )

@@ -28,11 +28,8 @@ def prepared(model: nn.Module) -> Iterator[Pass]:
     """
     speed = in_force()
     device = next(model.parameters()).device
-    images = speed.channels_last and any(isinstance(module, nn.Conv2d) for module in model.modules())
     with ExitStack() as stack:
-        if images:
-            model.to(memory_format=torch.channels_last)
-            stack.callback(model.to, memory_format=torch.contiguous_format)
+        order = stack.enter_context(ordered(model))
         if speed.checkpointing:
             stack.enter_context(checkpointed(model))
         if speed.sync_batchnorm:
@@ -40,13 +37,24 @@ def prepared(model: nn.Module) -> Iterator[Pass]:
         network: Any = torch.compile(model) if speed.compile else model
 
         def run(inputs: Tensor) -> Tensor:
-            if images and inputs.dim() == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
             with lowered(speed, device):
-                outputs: Tensor = network(inputs)
+                outputs: Tensor = network(order(inputs))
             return outputs.float()
 
         yield run
+
+
+@contextmanager
+def ordered(model: nn.Module) -> Iterator[Pass]:
+    """What puts inputs into the order of memory that the weights have in here: channels last, for convolutions."""
+    if not (in_force().channels_last and any(isinstance(module, nn.Conv2d) for module in model.modules())):
+        yield lambda inputs: inputs
+        return
+    model.to(memory_format=torch.channels_last)
+    try:
+        yield lambda inputs: inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+    finally:
+        model.to(memory_format=torch.contiguous_format)
 
 
 def lowered(speed: Speed, device: torch.device) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unlearning.config import About
 from unlearning.data.samples import Samples
 from unlearning.losses import Loss, Name, loss_of, wrong_loss
-from unlearning.passes import prepared, rows_at_once
+from unlearning.passes import ordered, prepared, rows_at_once
 from unlearning.processes import add_up, copies, put_together, share, team
 from unlearning.progress import Progress, silent
 
@@ -307,10 +307,10 @@ def predict(model: nn.Module, samples: Samples, *, batch_size: int = 1024) -> Te
     device, count = device_of(model), len(samples)
     own = share(torch.arange(count))[0]
     outputs: list[Tensor] = []
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), ordered(model) as order, torch.inference_mode():
         for rows in own.split(fitting(batch_size, device)):
             inputs, _ = samples.batch(rows)
-            outputs.append(model(inputs.to(device)).float().cpu())
+            outputs.append(model(order(inputs.to(device))).float().cpu())
         predicted = torch.cat(outputs) if count else torch.empty((0, 0))
         if copies(count) == 1:
             predicted = put_together(predicted, own, count)

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unlearning.errors import PipelineError, UsageError
+from unlearning.speed import Speed, in_force
 from unlearning.storage import FolderStore
 from unlearning_components.nodes import FLAG, Spread, _as_job, manifest_of, start, wrapped
 
@@ -166,3 +168,37 @@ def test_nodes_need_a_cluster_and_a_stages_input(tmp_path: Path) -> None:
         start(Spread(nodes=2), command(executor_input(tmp_path)))
     with pytest.raises(UsageError, match="--executor_input"):
         _as_job(Spread(nodes=2), ["true"], FolderStore(tmp_path), Cluster(tmp_path))
+
+
+def test_only_the_first_process_writes_to_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unlearning_components import surroundings
+
+    @contextmanager
+    def second() -> Iterator[int]:
+        yield 1
+
+    def never() -> None:
+        raise AssertionError("the second process asked for MLflow")
+
+    monkeypatch.setattr(surroundings, "_company", second)
+    monkeypatch.setattr(surroundings, "tracker", never)
+    with surroundings.stage("run", "impair") as record:
+        record.history({"loss": [1.0]})
+        record.pipeline.params({"a": 1})
+
+
+def test_the_switches_of_the_environment_are_in_force_in_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unlearning_components import surroundings
+
+    @contextmanager
+    def second() -> Iterator[int]:
+        yield 1
+
+    monkeypatch.setattr(surroundings, "_company", second)
+    monkeypatch.setenv("UNLEARN_SPEED", "precision=bf16,micro_batch=7")
+    with surroundings.stage("run", "impair"):
+        assert in_force() == Speed(precision="bf16", micro_batch=7)
+    assert in_force() == Speed()
+    monkeypatch.setenv("UNLEARN_SPEED", "precision=bf15")
+    with pytest.raises(UsageError, match="UNLEARN_SPEED"), surroundings.stage("run", "impair"):
+        pass
