@@ -41,6 +41,24 @@ def rmse(predictions: ArrayLike | Tensor, targets: ArrayLike | Tensor) -> float:
     return float(np.sqrt(mse(predictions, targets)))
 
 
+def skill(predictions: ArrayLike | Tensor, targets: ArrayLike | Tensor) -> float:
+    """Share of the targets' own spread that the predictions explain; in [0, 1], the counterpart of an accuracy.
+
+    1 - MAE / (mean absolute deviation from the targets' median), and 0 for what errs more than the median would. Of
+    targets that do not vary it is 1 when they are met exactly, else 0.
+
+    Example:
+        >>> skill([1.0, 2.0, 4.0], [1.0, 3.0, 5.0])
+        0.5
+    """
+    error = mae(predictions, targets)
+    values = _values(targets, "targets")
+    spread = float(np.abs(values - np.median(values)).mean())
+    if spread == 0:
+        return float(error == 0)
+    return max(0.0, 1 - error / spread)
+
+
 def wasserstein(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> float:
     r"""W1 between two sets of predictions, the area between their distribution functions: \int |F - G|.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from unlearning.config import About
 from unlearning.data.samples import Samples
+from unlearning.losses import loss_of, point
 from unlearning.metrics.accuracy import accuracy
+from unlearning.metrics.regression import mae, skill
 from unlearning.progress import Progress, silent
 from unlearning.training import device_of, evaluating, fitting, generator, permuted, seeded
 
@@ -47,8 +49,8 @@ class RelearnCurve:
 
     Attributes:
         updates: Optimiser steps done at each look, rising from 0.
-        accuracies: On the watched rows, in [0, 1].
-        losses: Mean cross-entropy on them in nats, >= 0.
+        accuracies: On the watched rows, in [0, 1]; of a model that predicts values its `regression.skill`.
+        losses: Mean cross-entropy on them in nats, >= 0; of values the mean absolute error, in their unit.
     """
 
     updates: tuple[int, ...]
@@ -72,6 +74,7 @@ def relearn(
     *,
     seed: int,
     until: float = math.inf,
+    quantiles: Sequence[float] | None = None,
     progress: Progress = silent,
 ) -> RelearnCurve:
     """The curve of a copy of the model, trained on `samples` and asked about `watched`; the model stays as it is.
@@ -85,6 +88,8 @@ def relearn(
         config: Settings.
         seed: Of the order.
         until: Accuracy at which to stop, once trained; infinite: go on to the cap.
+        quantiles: For models that predict values: the levels that their outputs are, empty for plain predictions. None:
+            a classifier.
         progress: Called after every look.
 
     Raises:
@@ -100,11 +105,20 @@ def relearn(
     inputs = inputs.to(device)
     looks: list[tuple[int, float, float]] = []
 
+    objective: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    if quantiles is not None:
+        objective = loss_of("quantile", quantiles) if quantiles else loss_of("mse")
+
     def look(done: int) -> float:
-        logits = _logits(learner, inputs)
-        if done and not bool(logits.isfinite().all()):
+        outputs = _logits(learner, inputs)
+        if done and not bool(outputs.isfinite().all()):
             raise FloatingPointError(f"relearning: outputs are not finite after {done} updates; lower the rate")
-        looks.append((done, accuracy(logits, targets), F.cross_entropy(logits.double(), targets).item()))
+        if quantiles is None:
+            known = accuracy(outputs, targets), F.cross_entropy(outputs.double(), targets).item()
+        else:
+            answers = point(outputs, quantiles)
+            known = skill(answers, targets), mae(answers, targets)
+        looks.append((done, *known))
         progress("relearn", done, config.updates, looks[-1][2])
         return looks[-1][1]
 
@@ -117,7 +131,7 @@ def relearn(
         ):
             batch, labels = samples.batch(rows)
             optimiser.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(learner(batch.to(device)), labels.to(device))
+            loss = objective(learner(batch.to(device)), labels.to(device))
             loss.backward()
             optimiser.step()
             if not math.isfinite(loss.item()):

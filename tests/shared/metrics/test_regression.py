@@ -20,6 +20,7 @@ from unlearning.metrics.regression import (
     pinball,
     relative_difference,
     rmse,
+    skill,
     wasserstein,
 )
 
@@ -167,3 +168,12 @@ def test_values_are_never_broadcast(metric: Callable[[Any, Any], float]) -> None
         metric(torch.zeros(3, 1), torch.zeros(3))
     with pytest.raises(ValueError, match="do not fit 2 quantiles"):
         pinball(random(3, 3), random(3), (0.1, 0.9))
+
+
+def test_skill_is_the_share_of_the_spread_that_is_explained() -> None:
+    assert skill([1.0, 2.0, 4.0], [1.0, 3.0, 5.0]) == pytest.approx(1 - (2 / 3) / (4 / 3))
+    assert skill([3.0, 3.0, 3.0], [1.0, 3.0, 5.0]) == 0  # the median itself
+    assert skill([9.0, 9.0], [1.0, 2.0]) == 0  # worse than it
+    assert (skill([2.0, 2.0], [2.0, 2.0]), skill([2.0, 3.0], [2.0, 2.0])) == (1, 0)
+    with pytest.raises(ValueError, match="at least one value"):
+        skill([], [])

@@ -211,3 +211,58 @@ def test_no_rows_and_divergence_are_refused() -> None:
     nn.init.constant_(broken.bias, math.nan)
     with pytest.raises(ValueError, match="the model is broken"):
         relearn(broken, rows(60), rows(20, 1), SHORT, seed=0)
+
+
+# Models that predict values
+
+
+def values_of(count: int, seed: int = 0) -> TensorSamples:
+    source = torch.Generator().manual_seed(seed)
+    inputs = torch.randn((count, 4), generator=source)
+    return TensorSamples(inputs, inputs[:, 0] + 3 * inputs[:, 1], mean=[0.0] * 4, std=[1.0] * 4)
+
+
+def taught(seed: int, updates: int, outputs: int = 1) -> nn.Module:
+    """A line through the data, taught for some updates."""
+    model = build_seeded(lambda: nn.Linear(4, outputs), seed)
+    data = values_of(200, 5)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(updates):
+        optimiser.zero_grad()
+        inputs, targets = data.batch(torch.arange(200))
+        (model(inputs).mean(1) - targets).square().mean().backward()
+        optimiser.step()
+    return model
+
+
+def test_a_regressor_that_still_knows_is_relearned_sooner_than_one_that_never_did() -> None:
+    learned, watched = values_of(200), values_of(80, 1)
+    how = RelearnConfig(updates=120, batch_size=50, learning_rate=0.05)
+    knows, never, blank = taught(0, 60), taught(1, 0), taught(2, 0)
+    before = bits(knows)
+    curves = [relearn(model, learned, watched, how, seed=0, quantiles=()) for model in (knows, never, blank)]
+    assert all(before[name].equal(tensor) for name, tensor in knows.state_dict().items())
+    again = relearn(knows, learned, watched, how, seed=0, quantiles=())
+    assert again == curves[0]
+    for one in curves:
+        assert all(0 <= value <= 1 for value in one.accuracies)
+        assert one.accuracies[-1] > 0.9
+        assert one.losses[-1] < one.losses[0]
+    still = anamnesis_index(curves[0], curves[1], original_accuracy=0.95)
+    assert still.high < 0.7
+    alike = anamnesis_index(curves[2], curves[1], original_accuracy=0.95)
+    assert 0.5 < alike.low <= alike.high < 2
+    assert anamnesis_index(curves[1], curves[1], original_accuracy=0.95).value == 1
+    assert area_between(curves[0], curves[1]) > 0.1
+
+
+def test_the_first_look_at_a_regressor_is_its_skill_and_its_error() -> None:
+    watched = values_of(80, 1)
+    model = taught(0, 20, outputs=3)
+    first = relearn(model, values_of(20), watched, RelearnConfig(updates=1), seed=0, quantiles=(0.1, 0.5, 0.9))
+    inputs, targets = watched.batch(torch.arange(80))
+    with torch.no_grad():
+        errors = (model(inputs)[:, 1] - targets).abs().mean().item()
+    spread = (targets - targets.double().quantile(0.5)).abs().double().mean().item()
+    assert first.losses[0] == pytest.approx(errors, rel=1e-5)
+    assert first.accuracies[0] == pytest.approx(max(0.0, 1 - errors / spread), rel=1e-4)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from support.browser import measured
 
 from unlearning.errors import UsageError
 from unlearning.reporting.comparison import (
@@ -96,22 +98,46 @@ def test_the_page_needs_nothing_but_itself_and_is_the_same_each_time(report: Com
     assert [address[:5] for address in re.findall(r'(?:src|href)="([^"]*)', page)] == ["data:"]
 
 
-def test_whatever_names_hold_stays_text(report: ComparisonReport) -> None:
-    hostile = replace(
+def hostile(report: ComparisonReport, bad: str) -> ComparisonReport:
+    return replace(
         report,
-        title=BAD,
-        model_name=BAD,
-        dataset_name=BAD,
-        forget_classes=[BAD],
-        columns=[BAD],
-        table=[row(BAD, 0.1, title=BAD, reads=BAD, failed=BAD)],
-        refused={BAD: BAD},
-        reference=BAD,
-        not_claimed=[BAD],
-        versions={BAD: BAD},
+        title=bad,
+        model_name=bad,
+        dataset_name=bad,
+        forget_classes=[bad],
+        columns=[bad],
+        table=[row(bad, 0.1, title=bad, reads=bad, failed=bad)],
+        refused={bad: bad},
+        reference=bad,
+        not_claimed=[bad],
+        figures={"method_comparison": ("image/svg+xml", method_comparison([(bad, 0.02, 0.9, 3.0)]))},
+        versions={bad: bad},
     )
-    assert "<script" not in render_comparison_html(hostile)
-    assert "<script" not in render_comparison_markdown(hostile)
+
+
+@pytest.mark.parametrize(
+    "bad", [BAD, "x" * 10_000, "\u202e\u05e9\u05dc\u05d5\u05dd", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}\x00"]
+)
+def test_whatever_names_hold_stays_text(report: ComparisonReport, bad: str) -> None:
+    page, text = render_comparison_html(hostile(report, bad)), render_comparison_markdown(hostile(report, bad))
+    assert "x" * 601 not in page
+    for shown in (page, text):
+        assert "<script" not in shown
+        assert "<img src=x" not in shown
+        assert "\u202e" not in shown
+        assert "\x00" not in shown
+    assert [address[:5] for address in re.findall(r'(?:src|href)="([^"]*)', page)] == ["data:"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_shows_a_comparison_without_sideways_scroll(
+    width: int, report: ComparisonReport, tmp_path: Path
+) -> None:
+    inside, needed, broken = measured(render_comparison_html(hostile(report, "x" * 10_000)), width, tmp_path)
+    assert inside <= width
+    assert needed <= inside
+    assert broken == 0
 
 
 def test_only_pictures_can_be_figures(report: ComparisonReport) -> None:

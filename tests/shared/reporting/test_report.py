@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +10,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from support.browser import measured
 
 from unlearning.errors import UsageError
 from unlearning.policy.gates import CLASS_POLICY, ROWS_POLICY, Bound, judge
-from unlearning.reporting.report import ClassRow, RunReport, render_html, render_markdown, verdict_sentence
+from unlearning.reporting.report import AttackRow, ClassRow, RunReport, render_html, render_markdown, verdict_sentence
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -334,41 +334,41 @@ def test_reporting_needs_neither_torch_nor_pyplot() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 
-MEASURE = """<!DOCTYPE html><body>
-<iframe style="border:0;width:{width}px;height:3000px" srcdoc="{page}"></iframe>
-<pre></pre>
-<script>onload = () => {{
-  const page = document.querySelector("iframe").contentDocument, root = page.documentElement
-  const broken = [...page.images].filter(image => !image.naturalWidth).length
-  document.querySelector("pre").textContent = `measured ${{root.clientWidth}} ${{root.scrollWidth}} ${{broken}}`
-}}</script>"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1400])
 def test_a_browser_shows_all_pictures_and_no_sideways_scroll(
     width: int, digits: RunReport, changed: Callable[..., RunReport], tmp_path: Path
 ) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium, which is not installed here")
-    report = changed(digits, title="W" * 300, forget_classes=["x" * 10_000], dataset_name="y" * 300)
-    path = tmp_path / "measure.html"
-    path.write_text(MEASURE.format(width=width, page=html.escape(render_html(report))), encoding="utf-8")
-    options = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-sync disable-quic"
-    options += (
-        f" disable-component-update virtual-time-budget=5000 window-size=1600,3200 user-data-dir={tmp_path}/profile"
-    )
-    done = subprocess.run(
-        [browser, *(f"--{option}" for option in options.split()), "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    measured = re.search(r"measured (\d+) (\d+) (\d+)", done.stdout)
-    assert measured is not None, done.stderr[-2000:]
-    inside, needed, broken = map(int, measured.groups())
+    long = "x" * 10_000
+    audit = [AttackRow(name=long, question=long, original=None, unlearned=0.5, retrained=0.4, members=0, non_members=0)]
+    report = changed(digits, title="W" * 300, forget_classes=[long], dataset_name="y" * 300, audit=audit)
+    report = replace(report, verdict=replace(report.verdict, caveats=(long,)))
+    inside, needed, broken = measured(render_html(report), width, tmp_path)
     assert inside <= width
     assert needed <= inside
     assert broken == 0
+
+
+def test_an_audit_and_what_weakens_the_verdict_stay_text(digits: RunReport) -> None:
+    bad = ["<script>alert(1)</script>", "x" * 10_000, "\u202e\u05e9\u05dc\u05d5\u05dd", "{{ 7 * 7 }}\x00"]
+    audit = [
+        AttackRow(name=one, question=one, original=None, unlearned=0.5, retrained=0.4, members=0, non_members=0)
+        for one in bad
+    ]
+    report = replace(digits, audit=audit, anamnesis_index=bad[0], verdict=replace(digits.verdict, caveats=tuple(bad)))
+    page = _Page(text := render_html(report))
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.words
+    assert "x" * 401 not in text
+    assert "\u202e" not in text
+    assert "\x00" not in text
+    assert "What weakens it" in text
+    markdown = render_markdown(report)
+    assert "What weakens the verdict:" in markdown
+    assert "<script" not in markdown
+    assert "\u202e" not in markdown
+
+
+def test_a_verdict_without_caveats_says_nothing_of_any(digits: RunReport) -> None:
+    assert "weakens" not in render_html(digits)
+    assert "weakens" not in render_markdown(digits)
