@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 
 import torch
 from datasets import data_folder, npz_of
+from machine import machine
 from torch import nn
 
 from unlearning.config import as_plain
@@ -142,15 +140,7 @@ def main() -> None:
                 lines.append(json.dumps({**line, **runs[-1]}))
                 print(lines[-1], flush=True)
             table.append((variant, ", ".join(names), runs))
-    machine = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "command": "python " + " ".join(sys.argv),
-    }
-    lines.append(json.dumps(machine))
+    lines.append(json.dumps(machine()))
     print(lines[-1])
     head = ("variant", "forgotten", "forget before", "after", "worst", "retain before", "after", "change", "seconds")
     print("{:14} {:16} {:>13} {:>7} {:>7} {:>13} {:>7} {:>7} {:>8}".format(*head))

@@ -26,10 +26,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import data_folder, npz_of
+from machine import machine
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -367,15 +365,7 @@ def main() -> None:
                 line = {"task": asked.task, "request": request, "variant": variant, "seed": seed, **figures}
                 lines.append(json.dumps(line))
                 print(lines[-1], flush=True)
-    machine = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "command": "python " + " ".join(sys.argv),
-    }
-    lines.append(json.dumps(machine))
+    lines.append(json.dumps(machine()))
     print(lines[-1])
     tables(rows)
     if asked.out:

@@ -26,10 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import data_folder
+from machine import machine
 from torch import Tensor, nn
 
 from unlearning.attacks.residual import absolute_residuals, published_residual_attack, residual_attack
@@ -248,15 +246,7 @@ def main() -> None:
             line = {"task": asked.task, "variant": variant, "seed": seed, **found, **notes}
             lines.append(json.dumps(line))
             print(lines[-1], flush=True)
-    machine = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "command": "python " + " ".join(sys.argv),
-    }
-    lines.append(json.dumps(machine))
+    lines.append(json.dumps(machine()))
     print(lines[-1])
     tables(rows)
     if asked.out:

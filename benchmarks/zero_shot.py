@@ -19,10 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -32,6 +29,7 @@ from typing import Any
 
 import torch
 from datasets import data_folder, npz_of
+from machine import machine
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -252,14 +250,6 @@ def main() -> None:
     done: list[dict[str, Any]] = []
     if asked.out and asked.out.exists():
         done = [json.loads(line) for line in asked.out.read_text().splitlines()]
-    machine = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "command": "python " + " ".join(sys.argv),
-    }
     lines: list[dict[str, Any]] = []
 
     def say(line: dict[str, Any]) -> None:
@@ -286,7 +276,7 @@ def main() -> None:
                         found = [{**key, **run(data, method, key["classes"], seed, asked.settings, longer)}]
                         say(found[0])
                     lines += found
-    say(machine)
+    say(machine())
     print(table(lines))
 
 
