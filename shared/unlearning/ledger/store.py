@@ -196,7 +196,8 @@ class Ledger:
         except sa.exc.DBAPIError as error:
             reason = " ".join(str(error.orig).split())[:200] or type(error.orig).__name__
             no_table = "no such table" in reason or "does not exist" in reason
-            advice = "lay it out with upgrade" if no_table else "check UNLEARN_LEDGER_URL and the database, try again"
+            advice = "check UNLEARN_LEDGER_URL and the database, try again"
+            advice = "lay it out with `unlearn ledger upgrade`" if no_table else advice
             raise LedgerError(f"cannot {wanted} the ledger at {where}: {reason}: {advice}") from error
         except OSError as error:
             raise LedgerError(
