@@ -71,7 +71,7 @@ def retirement(template: Path, copied: Copied, *, step: int) -> Iterator[Trial]:
             yield make(place, kind)
 
 
-def spoilt(trials: int) -> Iterator[Trial]:
+def spoilt(trials: int, first: int) -> Iterator[Trial]:
     """R43: files of spoilt rows, each from another seed."""
 
     def make(seed: int) -> Trial:
@@ -82,7 +82,7 @@ def spoilt(trials: int) -> Iterator[Trial]:
         return trial
 
     for seed in range(trials):
-        yield make(1000 + seed)
+        yield make(first + seed)
 
 
 def bombs() -> Iterator[Trial]:

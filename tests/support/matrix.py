@@ -571,7 +571,10 @@ ROWS: dict[str, tuple[str, Callable[[Bench], Iterator[Trial]]]] = {
     ),
     "R36": ("the clock jumps by a day at every operation", clocks),
     "R40-R42": ("repeated, conflicting, unknown, forgotten before", repeats),
-    "R43": ("files of spoilt rows", lambda bench: ends.spoilt(3 if bench.short else 60)),
+    "R43": (
+        "files of spoilt rows",
+        lambda bench: ends.spoilt(3 if bench.short else 60, bench.random.randrange(1 << 30)),
+    ),
     "R44": ("packed, endless, nested", lambda _: ends.bombs()),
     "R45-R47": (
         "hostile ids and keys between good rows",
@@ -598,6 +601,7 @@ class Result:
     trials: int = 0
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    stopped: bool = False
 
 
 def run_row(bench: Bench, name: str, folder: Path) -> Result:
@@ -607,6 +611,9 @@ def run_row(bench: Bench, name: str, folder: Path) -> Result:
         place = folder / f"{name}-{number}"
         try:
             found = trial(place)
+        except KeyboardInterrupt:  # what was tried counts
+            result.stopped = True
+            break
         except (OSError, StorageError) as error:
             found = [f"the harness stopped: {error}"]
         result.trials += 1
@@ -648,10 +655,13 @@ def main() -> int:
             print(f"{name:8} {shown}  {result.what}", flush=True)
             if chosen.out is not None:
                 line = {"row": name, "what": result.what, "trials": result.trials, "seconds": result.seconds}
+                line |= {"stopped": True} if result.stopped else {}
                 with chosen.out.open("a") as file:
                     file.write(json.dumps({**line, "violations": len(result.violations), **about}) + "\n")
             for violation in result.violations[:3]:
                 print(f"         {violation[:300]}", flush=True)
+            if result.stopped:
+                break
     trials, wrong = sum(one.trials for one in results), sum(len(one.violations) for one in results)
     bound = f"; with none in {trials}, the rate is below {3 / trials:.2%} (95 %)" if not wrong else ""
     print(f"{trials} trials, {wrong} violations of I1 to I9{bound}")
