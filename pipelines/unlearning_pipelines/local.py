@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,11 @@ def main() -> None:
     from unlearning_pipelines import warm
     from unlearning_pipelines.catalogue import PIPELINES
 
-    if sys.argv[4:] == ["warm"] and warm.possible():
-        warm.installed(warm.Warm())
-    sys.executable = shlex.quote(sys.executable)  # the runner puts it into a shell's command as it is
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(results.parent))
-    chosen = PIPELINES[pipeline] if pipeline in PIPELINES else components.load_component_from_file(pipeline)
-    outputs = chosen(**arguments).outputs
+    with warm.installed() if sys.argv[4:] == ["warm"] and warm.possible() else nullcontext():
+        sys.executable = shlex.quote(sys.executable)  # the runner puts it into a shell's command as it is
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(results.parent))
+        chosen = PIPELINES[pipeline] if pipeline in PIPELINES else components.load_component_from_file(pipeline)
+        outputs = chosen(**arguments).outputs
     plain = {name: getattr(value, "path", value) for name, value in outputs.items()}
     results.write_text(json.dumps(plain))
 

@@ -19,7 +19,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,9 @@ def component_in(command: Sequence[str]) -> dict[str, Any] | None:
     return {"source": source, "arguments": arguments}
 
 
-def installed(warm: Warm) -> None:
-    """KFP's local runner starts its stages by `warm` from now on.
+@contextmanager
+def installed() -> Iterator[None]:
+    """In here, KFP's local runner starts its stages warm.
 
     Raises:
         ImportError: When this version of KFP starts them otherwise.
@@ -129,12 +131,18 @@ def installed(warm: Warm) -> None:
 
     original = getattr(handler, "run_local_subprocess", None)
     if original is None:
-        raise ImportError("this version of kfp has no run_local_subprocess")
+        raise ImportError("this version of kfp has no run_local_subprocess: run stages cold, or take kfp 2.17")
+    running = Warm()
 
     def run_local_subprocess(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        return warm.run(full_command, env_vars, original)
+        return running.run(full_command, env_vars, original)
 
     handler.run_local_subprocess = run_local_subprocess
+    try:
+        yield
+    finally:
+        handler.run_local_subprocess = original
+        running.close()
 
 
 def _serve(channel: socket.socket) -> None:
