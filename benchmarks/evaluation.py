@@ -57,8 +57,9 @@ class Task:
 
 TASKS = {
     "digits": Task("digits", "lenet5", {}, 64),
-    "fashion": Task("fashion", "allcnn", {"width": 0.25}, 256, 10_000),
-    "cifar10": Task("cifar10", "resnet20", {}, 128, 10_000),
+    "fashion": Task("fashion", "lenet5", {}, 256),
+    "fashion-allcnn": Task("fashion", "allcnn", {"width": 0.25}, 256, 20_000),
+    "cifar10": Task("cifar10", "resnet20", {}, 128, 20_000),
 }
 
 

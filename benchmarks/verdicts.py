@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from unlearning.data.manifest import Manifest
+from unlearning.data.overlap import overlap
 from unlearning.data.samples import Rows, Samples, TensorSamples
 from unlearning.data.selection import ForgetRequest, select
 from unlearning.data.sources import make_manifest, open_samples
@@ -36,7 +37,7 @@ from unlearning.models.bundle import ModelCard
 from unlearning.policy.controls import controls
 from unlearning.policy.gates import judge, policy_for
 from unlearning.training import Recipe, build_seeded, generator, predict, train
-from unlearning_components.evaluations import attacked, evaluated
+from unlearning_components.evaluations import attacked, measured
 
 RECIPE = Recipe(epochs=15, learning_rate=0.005, batch_size=64)
 LONGER = Recipe(epochs=40, learning_rate=0.005, batch_size=64)
@@ -95,6 +96,7 @@ def verdict(
     card: ModelCard,
     request: str,
     gone: list[int],
+    twice: dict[str, float],
 ) -> tuple[str, list[str], dict[str, bool]]:
     """The outcome, the gates that said no, and whether the controls hold.
 
@@ -105,12 +107,12 @@ def verdict(
             name: {key: Outputs(logits=predict(model, rows), targets=rows.targets) for key, rows in sets.items()}
             for name, model in models.items()
         }
-        measured = evaluated(outputs, card=card, data=manifest.card, forget_classes=gone, models=models)
+        found = measured(outputs, card=card, data=manifest.card, forget_classes=gone, models=models)
         attacks = attacked(outputs, card=card, seed=0)
     except (ValueError, FloatingPointError) as error:
         return "refused", [str(error).partition(":")[0][:60]], {}
-    content = measured.content
-    metrics = {**content["metrics"], **attacks.metrics}
+    content = found.content
+    metrics = {**content["metrics"], **attacks.metrics, **twice}
     errors = {**content["standard_errors"], **attacks.standard_errors}
     control = controls(metrics, errors, task="classification", request=request, reference=True)
     decided = judge(
@@ -158,10 +160,12 @@ def one_seed(request: str, seed: int, manifest: Manifest) -> list[dict[str, Any]
         architecture="lenet5", arguments={}, input_shape=(1, 8, 8), outputs=10, classes=manifest.card.classes
     )
     gone = list(chosen.forget_classes)
+    held_out = np.concatenate([chosen.holdout_forget, chosen.holdout_retain])
+    twice = overlap(samples, chosen.forget, chosen.retain, held_out)
     lines = []
     for candidate, model in candidates(original, again, everything, retain, seed, seed % 10).items():
         models = {"original": original, "unlearned": model, "retrained": reference}
-        outcome, gates, control = verdict(models, sets, manifest, card, kind, gone)
+        outcome, gates, control = verdict(models, sets, manifest, card, kind, gone, twice)
         right = outcome == "pass" if WANTED.get(candidate) == "pass" else outcome != "pass"
         lines.append(
             {

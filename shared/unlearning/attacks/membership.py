@@ -134,7 +134,7 @@ def population_attack(members: Array, non_members: Array) -> Roc:
     )
 
 
-def entropy_attack(retain: Array, holdout: Array, forget: Array, *, seed: int, most: int = 4000) -> float:
+def entropy_attack(retain: Array, holdout: Array, forget: Array, *, seed: int, most: int = 2000) -> float:
     """Share of the forget set that a classifier of entropies calls "member"; in [0, 1].
 
     The attack as its authors publish it (arXiv:2201.05629's code): a support vector classifier (C = 3, RBF kernel,

@@ -173,8 +173,14 @@ def near_twins(
 
 def fingerprints(take: Callable[[Array], Array], rows: Array, *, block: int = 1024) -> Array:
     """A 64-bit number for the inputs of each row, shape (N,): equal inputs, byte for byte, have equal ones."""
-    prints = [int.from_bytes(_fingerprint(value)[:8]) for part in _blocks(rows, block) for value in take(part)]
-    return np.array(prints, dtype=np.uint64)
+    prints = []
+    for part in _blocks(rows, block):
+        values = np.ascontiguousarray(take(part))
+        content, size = memoryview(values.tobytes()), values.nbytes // len(values)
+        prints += [
+            hashlib.blake2b(content[at : at + size], digest_size=8).digest() for at in range(0, len(content), size)
+        ]
+    return np.frombuffer(b"".join(prints), dtype=np.uint64)
 
 
 def _flat(values: Array) -> Array:

@@ -88,6 +88,7 @@ def test_doubt_by_hand_and_beyond_the_rounding_of_one() -> None:
 # The population attack
 
 
+@settings(deadline=None)
 @given(sides)
 def test_the_auc_is_scikit_learns_ties_included(both: tuple[Array, Array]) -> None:
     members, others = both

@@ -158,6 +158,7 @@ def test_the_error_of_a_gap_of_a_model_to_itself_is_nothing_and_of_single_rows_i
         auc_gap_error(side, (side[0], np.full(9, np.nan)))
 
 
+@settings(deadline=None)
 @given(few, few, st.integers(0, 99))
 def test_the_error_of_a_gap_is_alike_both_ways_and_for_any_order_of_the_rows(one: Array, two: Array, seed: int) -> None:
     other = normal(seed, len(one)), normal(seed + 1, len(two))

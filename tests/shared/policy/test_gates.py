@@ -2,7 +2,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearning.errors import UsageError
@@ -311,6 +311,7 @@ def test_a_bound_gives_way_to_chance_but_never_so_far_that_it_tells_nothing(
     assert ("too few rows to tell" in gate.reason) == (abs(value) <= 0.25 and error == 0.09)
 
 
+@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(0, 1))
 def test_no_value_beyond_the_widest_ends_passes_and_no_error_makes_one_inside_fail(value: float, error: float) -> None:
     outcome = judge({"gap": value}, {"gap": error}, {"gap": WIDENING}).outcome
