@@ -40,7 +40,7 @@ class Speed:
 
 
 _DEFAULT = Speed()
-_IN_FORCE: ContextVar[Speed] = ContextVar("speed", default=_DEFAULT)  # noqa: B039 - it is frozen
+_IN_FORCE: ContextVar[Speed] = ContextVar("speed", default=_DEFAULT)
 
 
 def in_force() -> Speed:
