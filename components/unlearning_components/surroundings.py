@@ -134,7 +134,7 @@ def fetch_manifest(uri: str) -> Manifest:
     from unlearning.storage import open_store, split
 
     if uri.partition(":")[0] in SOURCES:
-        return make_manifest(uri)
+        return make_manifest(uri, objects=open_store)
     if "://" not in uri:
         path = Path(uri)
         if not path.is_file():
@@ -170,9 +170,10 @@ def check_fit(card: ModelCard, manifest: Manifest) -> None:
 def open_for(card: ModelCard, manifest: Manifest) -> Samples:
     """The manifest's samples, scaled as the model wants them."""
     from unlearning.data.sources import open_samples
+    from unlearning.storage import open_store
 
     check_fit(card, manifest)
-    return open_samples(manifest, scaling=card.scaling)
+    return open_samples(manifest, scaling=card.scaling, objects=open_store)
 
 
 def subset(samples: Samples, folder: str, name: str, manifest: Manifest) -> Samples:
@@ -227,10 +228,11 @@ def scaling_without(retain: str, card: ModelCard, manifest: Manifest) -> Scaling
         manifest: The data set.
     """
     from unlearning.data.sources import fit_scaling
+    from unlearning.storage import open_store
 
     if card.task != "regression" or len(card.input_shape) != 1 or not card.mean:
         return card.scaling
-    return fit_scaling(manifest, selected(retain, manifest)["retain"])
+    return fit_scaling(manifest, selected(retain, manifest)["retain"], objects=open_store)
 
 
 def request_for(kind: str, targets: Sequence[Any]) -> ForgetRequest:

@@ -17,7 +17,9 @@ def make(source: str, out: str, *, name: str, test_share: float, seed: int, imag
     Returns:
         out, rows, classes and digest, as JSON types.
     """
-    manifest = make_manifest(source, name=name, test_share=test_share, seed=seed, image_size=image_size)
+    manifest = make_manifest(
+        source, name=name, test_share=test_share, seed=seed, image_size=image_size, objects=open_store
+    )
     if "://" in out:
         where, key = split(out)
         with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:

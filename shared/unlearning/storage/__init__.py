@@ -8,9 +8,9 @@ from urllib.parse import unquote
 
 from unlearning.errors import StorageError
 from unlearning.storage.folder import FolderStore
-from unlearning.storage.keys import checked_key, checked_prefix, join, relative
+from unlearning.storage.keys import Listed, checked_key, checked_prefix, join, relative
 
-__all__ = ["FolderStore", "ObjectStore", "download_folder", "open_store", "split", "upload_folder"]
+__all__ = ["FolderStore", "Listed", "ObjectStore", "download_folder", "open_store", "split", "upload_folder"]
 
 
 class ObjectStore(Protocol):
@@ -35,6 +35,12 @@ class ObjectStore(Protocol):
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key at or beneath the prefix, sorted by code point."""
+
+    def listed(self, prefix: str = "") -> Iterator[Listed]:
+        """Every object at or beneath the prefix, in the order of `keys`."""
+
+    def read(self, found: Listed) -> bytes:
+        """The content of a listed object, as long as it still is what was listed."""
 
     def upload(self, key: str, path: Path) -> None:
         """Writes a local file as an object, whole, over an older one if there is one."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from unlearning.errors import StorageError
-from unlearning.storage.keys import WRITING, checked_key, checked_prefix, join
+from unlearning.storage.keys import WRITING, Listed, checked_key, checked_prefix, join
 
 
 class FolderStore:
@@ -57,14 +57,29 @@ class FolderStore:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key at or beneath the prefix, sorted by code point."""
+        return (found.key for found in self.listed(prefix))
+
+    def listed(self, prefix: str = "") -> Iterator[Listed]:
+        """Every object at or beneath the prefix, in the order of `keys`; the tag is its size and time."""
         prefix = checked_prefix(prefix)
         with self._failures("list", prefix):
             found = [
-                path.relative_to(self._root).as_posix()
+                _listed(path.relative_to(self._root).as_posix(), path.stat())
                 for path in self._entries(prefix)
                 if path.is_file() and not path.is_symlink() and not path.name.startswith(WRITING)
             ]
         yield from sorted(found)
+
+    def read(self, found: Listed) -> bytes:
+        """The content of a listed object.
+
+        Raises:
+            StorageError: Also when it was changed since.
+        """
+        with self._failures("read", found.key), self._file(found.key).open("rb") as file:
+            if _listed(found.key, os.fstat(file.fileno())) != found:
+                raise StorageError(f"{join(self.uri, found.key)} was changed since it was listed: list it again")
+            return file.read()
 
     def upload(self, key: str, path: Path) -> None:
         """Writes a local file as an object, whole, over an older one if there is one."""
@@ -183,6 +198,10 @@ class FolderStore:
             raise StorageError(
                 f"cannot {wanted} {join(self.uri, key)}: {error.strerror or type(error).__name__}{where}: {advice}"
             ) from error
+
+
+def _listed(key: str, status: os.stat_result) -> Listed:
+    return Listed(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _mark(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from unlearning.errors import StorageError
 
@@ -9,6 +10,20 @@ WRITING = ".writing-"
 """Names that begin so are unfinished files of a folder store; no key has such a segment."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it.
+
+    Attributes:
+        key: Relative to the store.
+        size: In bytes.
+        tag: Another one whenever the content is another.
+    """
+
+    key: str
+    size: int
+    tag: str
 
 
 def checked_key(key: str) -> str:

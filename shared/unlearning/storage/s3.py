@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from unlearning.errors import StorageError
-from unlearning.storage.keys import checked_key, checked_prefix, is_beneath, join
+from unlearning.storage.keys import Listed, checked_key, checked_prefix, is_beneath, join
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _WRITER = "unlearning-writer"
 _MULTIPART_BYTES = 8 << 20
 _CREATE_ATTEMPTS = 5
+_READ_ATTEMPTS = 3
 _DELETE_PASSES = 5
 _LOCKED = "evidence"
 """The one prefix whose objects may be locked; what lies elsewhere must be erasable."""
@@ -148,16 +149,48 @@ class S3Store:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key at or beneath the prefix, sorted by code point; a console's empty folder marks are left out."""
+        return (found.key for found in self.listed(prefix))
+
+    def listed(self, prefix: str = "") -> Iterator[Listed]:
+        """Every object at or beneath the prefix, in the order of `keys`; the tag is the server's ETag."""
         prefix = checked_prefix(prefix)
         top = join(self._prefix, prefix)
         with self._failures("list", prefix):
-            if prefix and self.exists(prefix):
-                yield prefix
             pages = self._client().get_paginator("list_objects_v2")
+            if prefix:  # the object of that very name comes first, and alone before those that only begin like it
+                page = self._client().list_objects_v2(Bucket=self._bucket, Prefix=top, MaxKeys=1)
+                yield from (self._listed(item) for item in page.get("Contents", []) if item["Key"] == top)
             for page in pages.paginate(Bucket=self._bucket, Prefix=f"{top}/" if top else ""):
-                for item in page.get("Contents", []):
-                    if not item["Key"].endswith("/"):
-                        yield item["Key"][len(self._prefix) + 1 :] if self._prefix else item["Key"]
+                yield from (self._listed(item) for item in page.get("Contents", []) if not item["Key"].endswith("/"))
+
+    def _listed(self, item: Mapping[str, Any]) -> Listed:
+        key = item["Key"][len(self._prefix) + 1 :] if self._prefix else item["Key"]
+        return Listed(key, item["Size"], item["ETag"])
+
+    def read(self, found: Listed) -> bytes:
+        """The content of a listed object; asked for again when the connection breaks while it comes.
+
+        Raises:
+            StorageError: Also when it was changed since.
+        """
+        from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError
+
+        name = self._name(found.key)
+        broken = 0
+        with self._failures("read", found.key):
+            while True:
+                try:
+                    answer = self._client().get_object(Bucket=self._bucket, Key=name, IfMatch=found.tag)
+                    return answer["Body"].read()
+                except ClientError as error:
+                    if _status(error) != 412:
+                        raise
+                    where = join(self.uri, found.key)
+                    raise StorageError(f"{where} was changed since it was listed: list it again") from error
+                except (ConnectionError, HTTPClientError, IncompleteReadError):
+                    broken += 1
+                    if broken == _READ_ATTEMPTS:
+                        raise
 
     def upload(self, key: str, path: Path) -> None:
         """Writes a local file as an object, whole, over an older one if there is one; in parts when it is large."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from support.tls import certificate
 
 from unlearning.errors import StorageError
 from unlearning.settings import Settings
-from unlearning.storage import open_store
+from unlearning.storage import Listed, open_store
 from unlearning.storage import s3 as module
+from unlearning.storage.s3 import S3Store
 
 
 @pytest.fixture(autouse=True)
@@ -307,3 +309,33 @@ def test_keys_that_end_are_replaced_while_the_store_is_in_use(
     keys = [found[1] for found in signed if found]
     assert len(keys) == 3
     assert len(set(keys)) == 3, "keys that end within minutes are renewed before each use"
+
+
+def test_an_object_whose_connection_breaks_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, asked = b"a picture" * 1000, []
+
+    class Breaking(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["If-Match"])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(whole)))
+            self.send_header("ETag", '"tag"')
+            self.end_headers()
+            self.wfile.write(whole if len(asked) > broken else whole[:100])
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "us-east-1")
+        broken = 2
+        assert S3Store("bucket").read(Listed("one", len(whole), '"tag"')) == whole
+        assert asked == ['"tag"'] * 3
+        broken, asked[:] = 10, []
+        with pytest.raises(StorageError, match=r"cannot read s3://bucket/one .*no answer"):
+            S3Store("bucket").read(Listed("one", len(whole), '"tag"'))
+        assert len(asked) == 3
+        server.shutdown()

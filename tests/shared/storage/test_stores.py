@@ -118,6 +118,23 @@ def test_keys_come_sorted_and_a_prefix_ends_at_a_slash(store: ObjectStore) -> No
     assert list(store.keys("nothing")) == []
 
 
+def test_what_was_listed_is_read_as_long_as_it_is_the_same(store: ObjectStore) -> None:
+    for key, data in {"set/a": b"four", "set/b": b"", "sets": b"no"}.items():
+        store.put(key, data)
+    first, second = store.listed("set")
+    assert [(one.key, one.size) for one in (first, second)] == [("set/a", 4), ("set/b", 0)]
+    assert store.read(first) == b"four"
+    assert store.read(second) == b""
+    assert list(store.listed("set")) == [first, second]
+    store.put("set/a", b"FOUR")
+    with pytest.raises(StorageError, match=r"set/a was changed since it was listed: list it again"):
+        store.read(first)
+    assert store.read(next(store.listed("set/a"))) == b"FOUR"
+    store.delete("set")
+    with pytest.raises(StorageError, match="set/b"):
+        store.read(second)
+
+
 @pytest.mark.parametrize("store", ["folder", "versioned bucket"], indirect=True)
 def test_more_keys_than_one_page_are_listed_and_deleted(store: ObjectStore) -> None:
     wanted = [f"many/{number:04}" for number in range(1100)]

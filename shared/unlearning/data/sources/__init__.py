@@ -8,7 +8,8 @@ Classes:
 - `torchvision:NAME?root=FOLDER`: MNIST, FashionMNIST, CIFAR10, CIFAR100 or SVHN where torchvision keeps them. Its own
   loaders read the files; those of CIFAR are pickles, which torchvision opens only when their md5 sums are the official
   ones.
-- `folder:FOLDER`: images in `FOLDER/CLASS/`, or in `FOLDER/train/CLASS/`, `FOLDER/test/CLASS/`.
+- `folder:FOLDER`: images in `FOLDER/CLASS/`, or in `FOLDER/train/CLASS/`, `FOLDER/test/CLASS/`. A folder may also be
+  an address in an object store: `folder:s3://bucket/prefix`.
 - `har:FOLDER`: 265 features of smartphone movements, six activities, 30 people (`uci_har_265.npz`).
 - `eeg:FOLDER`: one second of brain waves (178 steps), five classes, 500 recordings (`bonn_eeg_178.npz`).
 
@@ -43,7 +44,7 @@ from unlearning.config import nearest
 from unlearning.data.manifest import MOST_ROWS, DataCard, Manifest, Scaling, number_texts
 from unlearning.data.scaling import fitted
 from unlearning.data.sources import archives, arrays, images, tables, text, windows
-from unlearning.data.sources.contents import IN_MEMORY, Address, Array, Contents, Stored, shown
+from unlearning.data.sources.contents import IN_MEMORY, Address, Array, Contents, OpenObjects, Stored, shown
 from unlearning.data.splits import drawn_splits
 from unlearning.errors import DataError, UsageError
 
@@ -72,7 +73,13 @@ _SIZED = ("folder", "faces")
 
 
 def make_manifest(
-    source: str, *, name: str = "", test_share: float = 0.2, seed: int = 0, image_size: int | None = None
+    source: str,
+    *,
+    name: str = "",
+    test_share: float = 0.2,
+    seed: int = 0,
+    image_size: int | None = None,
+    objects: OpenObjects | None = None,
 ) -> Manifest:
     """The manifest of everything in a source.
 
@@ -85,6 +92,7 @@ def make_manifest(
             in (0, 1). Windows take the last part of the time.
         seed: Of that draw; >= 0.
         image_size: Height and width that the images of a folder get; needed when they differ.
+        objects: Opens a folder that is an address in an object store.
 
     Raises:
         UsageError: For an unknown source or option.
@@ -93,7 +101,7 @@ def make_manifest(
     if not 0 < test_share < 1 or seed < 0 or (image_size is not None and not 1 <= image_size <= 4096):
         wanted = "test_share in (0, 1), seed 0 or more and image_size in 1..4096"
         raise UsageError(f"a manifest needs {wanted}, got {test_share}, {seed} and {image_size}")
-    contents = _read(source, image_size)
+    contents = _read(source, image_size, objects)
     classes, splits = tuple(contents.classes), contents.splits
     if splits is None:
         strata = np.asarray(contents.targets) if classes else np.zeros(len(contents.ids), dtype=np.int64)
@@ -127,19 +135,24 @@ def make_manifest(
 
 
 def open_samples(
-    manifest: Manifest, rows: Array | Sequence[int] | None = None, *, scaling: Scaling | None = None
+    manifest: Manifest,
+    rows: Array | Sequence[int] | None = None,
+    *,
+    scaling: Scaling | None = None,
+    objects: OpenObjects | None = None,
 ) -> Samples:
-    """The samples of a manifest in the order of `rows`, in memory; more than 1 GiB of images or arrays stay on disk.
+    """The samples of a manifest in the order of `rows`, in memory; more than 1 GiB of images or arrays stay outside.
 
     Args:
         manifest: As `make_manifest` gave it.
         rows: Row numbers of the manifest, shape (M,); all when None.
         scaling: How inputs are scaled: a model's own, where it differs; the card's when None.
+        objects: As of `make_manifest`.
 
     Raises:
         DataError: When the source is not what the manifest was made from, or a row is out of range.
     """
-    contents = _unchanged(manifest)
+    contents = _unchanged(manifest, objects)
     wanted = _wanted(manifest, rows)
     card, chosen = manifest.card, manifest.card.scaling if scaling is None else scaling
     locations = _locations(manifest, wanted)
@@ -162,7 +175,7 @@ def open_samples(
     return TensorSamples(torch.from_numpy(inputs), targets, mean=mean, std=std, fill=chosen.fill)
 
 
-def fit_scaling(manifest: Manifest, rows: Array | Sequence[int]) -> Scaling:
+def fit_scaling(manifest: Manifest, rows: Array | Sequence[int], *, objects: OpenObjects | None = None) -> Scaling:
     """The scaling fitted anew on some rows alone, as a network retrained on them could have it.
 
     The card's own scaling comes from all train rows, those that are forgotten later among them. A retrained reference
@@ -172,11 +185,12 @@ def fit_scaling(manifest: Manifest, rows: Array | Sequence[int]) -> Scaling:
     Args:
         manifest: As `make_manifest` gave it.
         rows: Row numbers of the manifest, shape (M,); at least one.
+        objects: As of `make_manifest`.
 
     Raises:
         DataError: When the source is not what the manifest was made from, or a row is out of range.
     """
-    contents = _unchanged(manifest)
+    contents = _unchanged(manifest, objects)
     locations = _locations(manifest, _wanted(manifest, rows))
     if contents.fit is not None:
         return contents.fit(locations)
@@ -186,25 +200,26 @@ def fit_scaling(manifest: Manifest, rows: Array | Sequence[int]) -> Scaling:
     return fitted(contents.load(locations, manifest.card.input_shape), every)
 
 
-def verify_source(manifest: Manifest) -> None:
+def verify_source(manifest: Manifest, *, objects: OpenObjects | None = None) -> None:
     """Nothing, when the source still is what the manifest was made from.
 
     Args:
         manifest: With a `source_sha256`; without one there is nothing to compare.
+        objects: As of `make_manifest`.
 
     Raises:
         DataError: When the source is gone or has changed.
     """
-    _unchanged(manifest)
+    _unchanged(manifest, objects)
 
 
-def read_contents(manifest: Manifest) -> Contents:
+def read_contents(manifest: Manifest, *, objects: OpenObjects | None = None) -> Contents:
     """What the manifest's source holds, checked to be the same as when the manifest was made.
 
     Raises:
         DataError: When the source is gone or has changed.
     """
-    return _unchanged(manifest)
+    return _unchanged(manifest, objects)
 
 
 def _shape_and_scaling(contents: Contents, train: Array) -> tuple[tuple[int, ...], Scaling]:
@@ -232,14 +247,14 @@ def _locations(manifest: Manifest, rows: Array) -> list[str]:
     return locations
 
 
-def _unchanged(manifest: Manifest) -> Contents:
-    contents = _read(manifest.card.source, None)
+def _unchanged(manifest: Manifest, objects: OpenObjects | None) -> Contents:
+    contents = _read(manifest.card.source, None, objects)
     if manifest.card.source_sha256 not in ("", contents.sha256):
         raise DataError(f"{shown(manifest.card.source)} has changed since its manifest was made: make a new manifest")
     return contents
 
 
-def _read(source: str, image_size: int | None) -> Contents:
+def _read(source: str, image_size: int | None, objects: OpenObjects | None) -> Contents:
     scheme, _, rest = source.partition(":")
     if scheme not in SOURCES:
         raise UsageError(f"no source {shown(scheme)}{nearest(scheme[:80], SOURCES)} (valid: {', '.join(SOURCES)})")
@@ -255,7 +270,7 @@ def _read(source: str, image_size: int | None) -> Contents:
         raise UsageError(f'the source {shown(source)} is incomplete or has too much: write "{example}"')
     if image_size is not None and scheme not in _SIZED:
         raise UsageError(f"image_size is for folders of images, {scheme} has a size of its own: leave it out")
-    contents = reader(Address(place, options, image_size))
+    contents = reader(Address(place, options, image_size, objects))
     if not 0 < len(contents.ids) <= MOST_ROWS:
         raise DataError(f"{shown(source)} holds {len(contents.ids)} samples, a data set has 1 to {MOST_ROWS}")
     return contents

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,13 +27,48 @@ IN_MEMORY = 1 << 30
 TASKS = ("classification", "regression")
 
 
+class Listed(Protocol):
+    """An object as a listing shows it."""
+
+    @property
+    def key(self) -> str:
+        """Relative to its place."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    @property
+    def tag(self) -> str:
+        """Another one whenever the content is another."""
+
+
+class Objects(Protocol):
+    """Where a source's files are objects."""
+
+    def listed(self) -> Iterable[Listed]:
+        """All of them, sorted by key."""
+
+    def read(self, found: Any) -> bytes:
+        """The content of one, as long as it still is what was listed; may be called by several threads."""
+
+
+OpenObjects: TypeAlias = Callable[[str], Objects]
+"""What opens the place of a source that is an address: "s3://bucket/prefix"."""
+
+
 @dataclass(frozen=True)
 class Address:
-    """A source taken apart: what follows the scheme, the options after "?", and the wanted image size."""
+    """A source taken apart: what follows the scheme, the options after "?", and the wanted image size.
+
+    Attributes:
+        objects: Opens a place that is an address; None where such places cannot be read.
+    """
 
     place: str
     options: Mapping[str, str]
     image_size: int | None = None
+    objects: OpenObjects | None = None
 
     def count(self, option: str, default: int, *, least: int = 1, most: int = 100_000) -> int:
         """An option that is a whole number."""

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unlearning.config import nearest
 from unlearning.data.manifest import SPLITS
+from unlearning.data.sources import objects
 from unlearning.data.sources.contents import (
-    MOST_BYTES,
     Address,
-    Array,
     Contents,
-    Stored,
     numbered,
     numbers_of,
     read_file,
@@ -26,16 +21,9 @@ from unlearning.data.sources.contents import (
     sha256_of,
     shown,
 )
+from unlearning.data.sources.pictures import SUFFIXES, classed, pictures
 from unlearning.data.sources.tables import read_columns, words_of
 from unlearning.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-_MOST_PIXELS = 64_000_000
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-_ONE_CHANNEL, _COLOURED = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
 def digits(address: Address) -> Contents:
@@ -99,14 +87,15 @@ def torchvision(address: Address) -> Contents:
 
 
 def folder(address: Address) -> Contents:
-    """Images in a folder for each class, perhaps below train and test."""
+    """Images in a folder for each class, perhaps below train and test; on disk, or as objects in a store."""
+    if "://" in address.place:
+        return objects.images(address)
     root = Path(address.place)
     tops = [entry.name for entry in _entries(root, root, folders=True)]
     divided = {"train", "test"} <= set(tops)
     if not set(tops).isdisjoint(SPLITS) and not (divided and set(tops) <= set(SPLITS)):
         raise DataError(f"{shown(str(root))} needs train and test folders and no other, or class folders only")
     files: list[tuple[str, str, str]] = []  # relative path, class, split
-    listing = hashlib.sha256()
     for top in [top for top in SPLITS if top in tops] if divided else [""]:
         for folder in _entries(root / top, root, folders=True):
             before = len(files)
@@ -115,24 +104,8 @@ def folder(address: Address) -> Contents:
                 files.append((path, folder.name, top))
             if len(files) == before:
                 raise DataError(f"the class folder {shown(folder.name)} holds no images: fill it or remove it")
-    files.sort()
-    for path, _, _ in files:
-        text = path.encode(errors="surrogatepass")
-        listing.update(f"{len(text)}:".encode() + text + f":{(root / path).stat().st_size};".encode())
-    classes = sorted({name for _, name, _ in files})
-    index = {name: number for number, name in enumerate(classes)}
-    paths = [path for path, _, _ in files]
-    stored = pictures(root, paths, address.image_size)
-    return Contents(
-        sha256=listing.hexdigest(),
-        classes=classes,
-        targets=[index[name] for _, name, _ in files],
-        ids=paths,
-        locations=paths,
-        load=lambda wanted, shape: stored(wanted, shape)[np.arange(len(wanted))],
-        splits=[split for _, _, split in files] if divided else None,
-        stored=stored,
-    )
+    sizes = {path: str((root / path).stat().st_size) for path, _, _ in files}
+    return classed(files, sizes, pictures(root.joinpath, [path for path, _, _ in sorted(files)], address.image_size))
 
 
 FACE_OPTIONS = ("images", "path", "target", "split", "subject", "unit")
@@ -156,10 +129,10 @@ def faces(address: Address) -> Contents:
     for path in paths:
         place = Path(path)
         inside = not place.is_absolute() and ".." not in place.parts
-        if not (inside and place.suffix.lower() in _IMAGE_SUFFIXES and (root / place).is_file()):
+        if not (inside and place.suffix.lower() in SUFFIXES and (root / place).is_file()):
             raise DataError(f"row {paths.index(path)} of {shown(str(listing))} names no image in its folder: mend it")
     splits = words_of(table[names["split"]], names["split"]) if names["split"] in table else None
-    stored = pictures(root, paths, address.image_size)
+    stored = pictures(root.joinpath, paths, address.image_size)
     return Contents(
         sha256=sha256_of(np.frombuffer(read_file(listing), dtype=np.uint8), np.array([_size(root, p) for p in paths])),
         classes=[],
@@ -188,83 +161,10 @@ def _entries(folder: Path, root: Path, *, folders: bool) -> Iterator[Path]:
             mode = entry.stat().st_mode
             if folders and not stat.S_ISDIR(mode):
                 raise DataError(f"{shown(str(folder))} must hold folders only, there is a file: move it away")
-            if not folders and not (stat.S_ISREG(mode) and entry.suffix.lower() in _IMAGE_SUFFIXES):
-                valid = ", ".join(sorted(_IMAGE_SUFFIXES))
+            if not folders and not (stat.S_ISREG(mode) and entry.suffix.lower() in SUFFIXES):
+                valid = ", ".join(sorted(SUFFIXES))
                 raise DataError(f"the class folder {shown(str(folder))} must hold images only ({valid})")
             yield entry
     except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(f"the folder {shown(str(folder))} cannot be read ({reason})") from error
-
-
-def pictures(
-    root: Path, paths: Sequence[str], image_size: int | None
-) -> Callable[[Sequence[str], tuple[int, ...] | None], Stored]:
-    """What gives the pixels of some images, each decoded when it is asked for: shape (N, C, H, W), uint8.
-
-    Without a shape, C, H and W are found out from the headers of all that are wanted.
-
-    Args:
-        root: Where the paths start.
-        paths: Of all images, in their order, which is how messages number them.
-        image_size: H and W that they get, whatever they have; None: they must agree.
-    """
-    number = {path: row for row, path in enumerate(paths)}
-
-    def stored(wanted: Sequence[str], shape: tuple[int, ...] | None) -> Stored:
-        if not all(path in number for path in wanted):
-            raise DataError("a location in the manifest is no image of its folder: make a new manifest")
-        if shape is None:
-            headers = {_opened(root / path, number[path], lambda image: (image.mode, image.size)) for path in wanted}
-            channels = 1 if all(mode in _ONE_CHANNEL for mode, _ in headers) else 3
-            sizes = {size for _, size in headers}
-            if image_size is None and len(sizes) > 1:
-                raise DataError(f"the images have {len(sizes)} different sizes: give image_size")
-            width, height = next(iter(sizes)) if image_size is None else (image_size, image_size)
-            shape = channels, height, width
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise DataError(f"{len(wanted)} images of shape {shape} are no images")
-        fixed = shape
-
-        def read(rows: Array) -> Array:
-            return _decoded(root, [wanted[row] for row in rows.tolist()], number, fixed)
-
-        return Stored(read, len(wanted), shape, np.uint8)
-
-    return stored
-
-
-def _decoded(root: Path, wanted: Sequence[str], number: Mapping[str, int], shape: tuple[int, ...]) -> Array:
-    """Pixels of the wanted images, shape (N, C, H, W), uint8."""
-    channels, height, width = shape
-    if len(wanted) * int(np.prod(shape)) > MOST_BYTES:
-        raise DataError(f"{len(wanted)} images of shape {shape} are over {MOST_BYTES} bytes")
-    pixels = np.empty((len(wanted), height, width, channels), dtype=np.uint8)
-
-    def decode(image: Image.Image) -> Array:
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = image.resize((width, height))
-        return np.asarray(image).reshape(height, width, channels)
-
-    for row, path in enumerate(wanted):
-        pixels[row] = _opened(root / path, number[path], decode)
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-
-
-def _opened(path: Path, number: int, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of an image whose header was found harmless; the image's number stands for its name."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_IMAGE_FORMATS) as image:
-                if image.width * image.height > _MOST_PIXELS:
-                    raise DataError(f"image {number} of the sorted list has over {_MOST_PIXELS} pixels: shrink it")
-                if image.mode not in _ONE_CHANNEL + _COLOURED:
-                    raise DataError(f"image {number} of the sorted list is no 8-bit image: convert it")
-                return use(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"({type(error).__name__}): replace it"
-        raise DataError(f"image {number} of the sorted list is damaged, too large or no image {reason}") from error
