@@ -17,6 +17,7 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 from conftest import MOTO
+from support.s3 import client, require_conditions
 
 from unlearning.storage import open_store
 from unlearning_pipelines.placement import STAGES, read_placement
@@ -326,43 +327,47 @@ def set_up(bucket: str, *options: str) -> Any:
 
 
 def test_a_bucket_is_set_up_once_and_again_and_locks_evidence_alone(s3: str) -> None:
-    bucket, client = f"{s3}-new", boto3.session.Session().client("s3")
+    bucket, s3_client = f"{s3}-new", client()
+    require_conditions(s3, versions=True)
     first, second = set_up(bucket), set_up(bucket)
     assert (first.returncode, second.returncode, first.stderr, second.stderr) == (0, 0, "", "")
     assert f"made {bucket}" in first.stdout
     assert "one is first" in first.stdout
-    assert "Versions" not in client.list_object_versions(Bucket=bucket), "trying leaves nothing behind"
+    assert "Versions" not in s3_client.list_object_versions(Bucket=bucket), "trying leaves nothing behind"
     assert f"{bucket} was there" in second.stdout
-    assert client.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
-    lock = client.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]
+    assert s3_client.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    lock = s3_client.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]
     assert lock["ObjectLockEnabled"] == "Enabled"
     assert "Rule" not in lock, "a default would lock models and requests too"
-    rules = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    rules = s3_client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
     assert {rule["Filter"]["Prefix"].rstrip("/") for rule in rules} == set(PREFIXES) - {"evidence", "elsewhere"}
     assert all("Expiration" not in rule for rule in rules), "what is in force never goes by itself"
-    policy = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])
-    assert {one["Sid"] for one in policy["Statement"]} == {"EvidenceIsNeverRemoved", "EvidenceIsWrittenOnce"}
-    assert "WITHOUT TLS" in first.stdout, "the test's server speaks plain HTTP"
+    policy = json.loads(s3_client.get_bucket_policy(Bucket=bucket)["Policy"])
+    over_tls = s3_client.meta.endpoint_url.startswith("https:")
+    always = {"EvidenceIsNeverRemoved", "EvidenceIsWrittenOnce"}
+    assert {one["Sid"] for one in policy["Statement"]} == always | ({"OnlyOverTls"} if over_tls else set())
+    assert ("only over TLS" if over_tls else "WITHOUT TLS") in first.stdout
     assert f"arn:aws:s3:::{bucket}/evidence/*" in str(policy)
     assert "arn:aws:s3:::unlearning" not in str(policy)
-    assert all(client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
+    assert all(s3_client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
 
 
 def test_our_store_works_in_a_bucket_that_was_set_up(s3: str) -> None:
-    bucket, client = f"{s3}-used", boto3.session.Session().client("s3")
+    bucket, s3_client = f"{s3}-used", client()
+    require_conditions(s3, versions=True)
     assert set_up(bucket, "--no-policy").returncode == 0
     store = open_store(f"s3://{bucket}", lock_days=30)
     assert store.create("evidence/1", b"x")
     assert store.create("models/1/card.json", b"x")
-    assert client.head_object(Bucket=bucket, Key="evidence/1")["ObjectLockMode"] == "GOVERNANCE"
+    assert s3_client.head_object(Bucket=bucket, Key="evidence/1")["ObjectLockMode"] == "GOVERNANCE"
     assert store.delete("models/1") == 1
-    assert "Versions" not in client.list_object_versions(Bucket=bucket, Prefix="models/")
+    assert "Versions" not in s3_client.list_object_versions(Bucket=bucket, Prefix="models/")
 
 
 def test_a_plain_bucket_has_neither_versions_nor_locks(s3: str) -> None:
-    bucket, client = f"{s3}-plain", boto3.session.Session().client("s3")
+    bucket, s3_client = f"{s3}-plain", client()
     assert set_up(bucket, "--plain", "--no-policy").returncode == 0
-    assert "Status" not in client.get_bucket_versioning(Bucket=bucket)
+    assert "Status" not in s3_client.get_bucket_versioning(Bucket=bucket)
     assert open_store(f"s3://{bucket}").create("evidence/1", b"x")
 
 
@@ -372,22 +377,23 @@ def test_a_bucket_whose_server_ignores_the_condition_is_not_called_in_order(s3: 
         from setup_bucket import tried
     finally:
         sys.path.pop(0)
-    client = boto3.session.Session().client("s3")
-    assert "one is first" in tried(client, s3)
+    s3_client = client()
+    assert "one is first" in tried(s3_client, s3)
 
     def drop(params: Any, **_: Any) -> None:
         params["headers"].pop("If-None-Match", None)
 
-    client.meta.events.register("before-call.s3.PutObject", drop)
+    s3_client.meta.events.register("before-call.s3.PutObject", drop)
     with pytest.raises(ValueError, match="--plain"):
-        tried(client, s3)
-    assert "Contents" not in client.list_objects_v2(Bucket=s3)
+        tried(s3_client, s3)
+    assert "Contents" not in s3_client.list_objects_v2(Bucket=s3)
 
 
 def test_a_bucket_that_is_not_ours_or_a_dead_server_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = set_up(s3)
     assert plain.returncode == 1
     assert plain.stderr.startswith(f"error: {s3}: ")
+    assert "Status" not in client().get_bucket_versioning(Bucket=s3), "what cannot be had is refused before all else"
     assert set_up(s3, "--plain", "--no-policy").returncode == 0
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

@@ -29,10 +29,13 @@ def main() -> int:
     asked = parser.parse_args()
 
     import boto3
+    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
+    when = "when_required"  # other checksums go as trailers, which servers other than AWS may not take over TLS
     try:
-        s3 = boto3.session.Session().client("s3")
+        checksums = Config(request_checksum_calculation=when, response_checksum_validation=when)
+        s3 = boto3.session.Session().client("s3", config=checksums)
         print(*set_up(s3, asked.bucket, lock=not asked.plain), sep="\n")
         print(tried(s3, asked.bucket))
         if not asked.no_policy:
@@ -59,9 +62,10 @@ def set_up(s3: Any, bucket: str, *, lock: bool) -> list[str]:
     """
     done = [_made(s3, bucket, lock)]
     if lock:
+        # Asked for first: an older bucket that cannot lock is refused here, before anything is changed.
+        rule = s3.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"].get("Rule")
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
         done.append("versions are kept")
-        rule = s3.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"].get("Rule")
         if rule:
             s3.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"})
         done.append("objects can be locked, none is by default" + (" any more" if rule else ""))

@@ -18,14 +18,18 @@ def client() -> "S3Client":
     return boto3.session.Session().client("s3", config=checksums)
 
 
-def require_conditions(bucket: str) -> None:
+def require_conditions(bucket: str, *, versions: bool = False) -> None:
     """Skips the test where another server (UNLEARN_TEST_S3) ignores create-if-absent in this bucket.
+
+    With `versions` the bucket keeps versions from then on, as one that is made with locks does.
 
     That such a bucket is refused has tests of its own; the usual server never skips.
     """
     if not os.environ.get("UNLEARN_TEST_S3"):
         return
     s3 = client()
+    if versions:
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     s3.put_object(Bucket=bucket, Key="conditions", Body=b"x")
     try:
         s3.put_object(Bucket=bucket, Key="conditions", Body=b"x", IfNoneMatch="*")

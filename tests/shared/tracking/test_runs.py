@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -313,9 +314,12 @@ def test_a_dead_server_is_reported_within_fifteen_seconds(request: pytest.Fixtur
     assert "hidden-word" not in str(caught.value)
 
 
-def test_a_server_that_is_not_mlflow_is_told_apart(s3_endpoint: str) -> None:
-    with pytest.raises(TrackingError, match="no MLflow server"):
-        Tracker(s3_endpoint, "tests").check()
+def test_a_server_that_is_not_mlflow_is_told_apart() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingError, match="no MLflow server"):
+            Tracker(f"http://127.0.0.1:{other.server_port}", "tests").check()
+        other.shutdown()
 
 
 def test_check_writes_nothing(tmp_path: Path, served: Tracker) -> None:
