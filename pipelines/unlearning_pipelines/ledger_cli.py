@@ -126,7 +126,8 @@ def intake(by: By = "intake", as_json: Json = False) -> None:
     typer.echo(totals(drops))
     for one in drops:
         if one.refused or one.rejected:
-            typer.echo(f"  {one.report}: {one.refused or f'{one.rejected} rejected'}")
+            moved = f"; it lies at {one.moved} now" if one.moved else ""
+            typer.echo(f"  {one.report}: {one.refused or f'{one.rejected} rejected'}{moved}")
     last_line({"files": [asdict(one) for one in drops]}, as_json)
 
 
@@ -167,7 +168,7 @@ def status(
             _show(find(found, ref), as_json)
             return
         now = figures(found, days=2 * cadence_days)
-        why = alarms(now, found.clock(), cadence_days=cadence_days)
+        why = [*alarms(now, found.clock(), cadence_days=cadence_days), *_refused()]
     if html is not None:
         html.write_text(page(now, why, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"))
     if prometheus:
@@ -411,6 +412,20 @@ def _show(request: dict[str, Any], as_json: bool) -> None:
     for one in history:
         typer.echo(f"  {one.seq:>8} {one.at[:19]}Z  {one.kind:10} by {one.actor}")
     last_line({**request, "history": [{"seq": one.seq, "at": one.at, "kind": one.kind} for one in history]}, as_json)
+
+
+def _refused() -> list[str]:
+    """Whether files of requests lie where nobody reads them, a sentence."""
+    from unlearning.errors import StorageError
+    from unlearning.ledger.inbox import REFUSED, refused_files
+
+    try:
+        count = len(refused_files(the_store()))
+    except StorageError as error:
+        return [f"whether files of requests were refused cannot be seen: {error}"]
+    what = "file of requests was" if count == 1 else "files of requests were"
+    advice = "mend and drop them again under another name, then remove them"
+    return [f"{count} {what} refused and lies under {REFUSED}/: {advice}"] if count else []
 
 
 def _table(now: Status, why: list[str]) -> None:

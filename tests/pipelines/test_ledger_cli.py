@@ -160,6 +160,20 @@ def test_status_ends_with_3_when_someone_must_act(unlearn: Any) -> None:
     assert "1 requests are overdue" in shown
 
 
+def test_a_file_that_was_refused_is_said_by_intake_and_alarms_until_a_person_removes_it(unlearn: Any) -> None:
+    filed(unlearn, "1", "u1")
+    store = open_store(Settings().store_uri)
+    store.put("requests/inbox/shop/faces/a.xlsx", b"PK")
+    said = unlearn("requests", "intake").out
+    moved = next(iter(store.keys("requests/refused")))
+    assert "1 files refused" in said
+    assert f"it lies at {moved} now" in said
+    ended = unlearn("requests", "status")
+    assert (ended.code, ended.out.count("ALARM      1 file of requests was refused")) == (3, 1)
+    store.delete(moved)
+    assert unlearn("requests", "status").code == 0
+
+
 def test_the_page_shows_names_as_text(unlearn: Any) -> None:
     filed(unlearn, "1", "u1")
     ledger = open_ledger()
