@@ -245,7 +245,7 @@ def purge(
 @ledger.command()
 def upgrade() -> None:
     """Lay the ledger's database out, or bring it to this version's layout."""
-    with opened(make=True) as found:
+    with opened(make=True, any_layout=True) as found:
         typer.echo(f"layout {found.upgrade()}")
 
 
@@ -368,15 +368,15 @@ def retire(
 
 
 @contextmanager
-def opened(*, make: bool = False) -> Iterator[Ledger]:
-    """The ledger in force, closed at the end."""
+def opened(*, make: bool = False, any_layout: bool = False) -> Iterator[Ledger]:
+    """The ledger in force, closed at the end; the arguments are those of `open_ledger`."""
     from unlearning.ledger.opening import has_ledger, open_ledger
 
     if make and not has_ledger():
         from unlearning_pipelines.preflight import claim_home
 
         claim_home()
-    found = open_ledger(make=make)
+    found = open_ledger(make=make, any_layout=any_layout)
     try:
         yield found
     finally:
