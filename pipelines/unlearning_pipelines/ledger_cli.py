@@ -236,10 +236,7 @@ def purge(
     by: By = "cleaner",
 ) -> None:
     """Remove the ids of requests that ended long enough ago, all versions of them."""
-    from unlearning.ledger import filing
-
-    with opened() as found:
-        typer.echo(f"removed the ids of {filing.purge(found, actor=by, keep_days=keep_days)} requests")
+    typer.echo(f"removed the ids of {purge_due(keep_days=keep_days, by=by)} requests")
 
 
 @ledger.command()
@@ -346,6 +343,20 @@ def retire(
     as_json: Json = False,
 ) -> None:
     """Remove models that serve no more: every version, MLflow's copies, the runs' artifacts; proved by listing."""
+    _last_retired(*retire_due(model=model, days=days, dry_run=dry_run, by=by), as_json)
+
+
+def retire_due(
+    *, model: str = "", days: float = -1, dry_run: bool = False, by: str = "retire"
+) -> tuple[list[str], list[str], float]:
+    """The digests of models that were removed, of those that wait, and after how many days they may go.
+
+    Args:
+        model: The registered model; "" for all of them.
+        days: Keep what served until so many days ago; below 0: as the environment says.
+        dry_run: Say what would go, and remove nothing.
+        by: The role that does it.
+    """
     from unlearning.ledger.retirement import retirable, retire_one
     from unlearning.settings import Settings
     from unlearning.tracking import Registry
@@ -363,8 +374,25 @@ def retire(
             gone = retire_one(found, store, registry, name, digest, days=keep, actor=by)
             typer.echo(f"{name} {digest[:12]}: {gone.text()}")
             (done if gone.removed is not None else waiting).append(digest)
+    return done, waiting, keep
+
+
+def _last_retired(done: list[str], waiting: list[str], days: float, as_json: bool) -> None:
     typer.echo(f"{len(done)} models removed")
-    last_line({"removed": done, "waiting": waiting, "days": keep}, as_json)
+    last_line({"removed": done, "waiting": waiting, "days": days}, as_json)
+
+
+def purge_due(*, keep_days: float = 30.0, by: str = "cleaner") -> int:
+    """The number of ended requests whose ids are now gone from the vault.
+
+    Args:
+        keep_days: How long ids stay after the end.
+        by: The role that removes them.
+    """
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        return filing.purge(found, actor=by, keep_days=keep_days)
 
 
 @contextmanager
