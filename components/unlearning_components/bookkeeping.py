@@ -106,6 +106,9 @@ def next_batch(
     try:
         if drops := take_in(ledger, objects, actor="intake"):
             print(totals(drops))
+            for one in drops:
+                if one.refused:
+                    print(f"a file was refused, see {one.report or 'the inbox'}: {one.refused}")
         heal(ledger, name, champion, actor=owner)
         _sweep(ledger, objects, owner)
         while True:

@@ -115,8 +115,12 @@ def worker(
     every: Annotated[str, typer.Option(help="Between two starts, such as 30m, 6h or 1d.")] = "1h",
     set_: Set = None,
     times: Annotated[int, typer.Option(help="Stop after so many runs; 0: when it is told to.", min=0)] = 0,
+    tidy: Annotated[
+        bool, typer.Option("--tidy", help="After each run also `ledger retire` and `requests purge`, by their rules.")
+    ] = False,
 ) -> None:
     """Serve the deletion requests that wait, again and again, on this machine."""
+    from unlearning.ledger.opening import has_ledger
     from unlearning_pipelines.demo import show_result, stages_shown
     from unlearning_pipelines.parameters import defaults, parse
     from unlearning_pipelines.preflight import check_run
@@ -132,6 +136,9 @@ def worker(
         with stages_shown() as on_stage:
             result = run_pipeline(BATCH, arguments, on_stage=on_stage)
         show_result(result)
+        if tidy and has_ledger():
+            removed, *_ = ledger_cli.retire_due()
+            _say(f"   {len(removed)} old models removed, and the ids of {ledger_cli.purge_due()} requests")
 
     if work(once, seconds=seconds, times=times):
         raise typer.Exit(1)

@@ -126,7 +126,8 @@ def intake(by: By = "intake", as_json: Json = False) -> None:
     typer.echo(totals(drops))
     for one in drops:
         if one.refused or one.rejected:
-            typer.echo(f"  {one.report}: {one.refused or f'{one.rejected} rejected'}")
+            moved = f"; it lies at {one.moved} now" if one.moved else ""
+            typer.echo(f"  {one.report}: {one.refused or f'{one.rejected} rejected'}{moved}")
     last_line({"files": [asdict(one) for one in drops]}, as_json)
 
 
@@ -167,7 +168,7 @@ def status(
             _show(find(found, ref), as_json)
             return
         now = figures(found, days=2 * cadence_days)
-        why = alarms(now, found.clock(), cadence_days=cadence_days)
+        why = [*alarms(now, found.clock(), cadence_days=cadence_days), *_refused()]
     if html is not None:
         html.write_text(page(now, why, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"))
     if prometheus:
@@ -235,16 +236,13 @@ def purge(
     by: By = "cleaner",
 ) -> None:
     """Remove the ids of requests that ended long enough ago, all versions of them."""
-    from unlearning.ledger import filing
-
-    with opened() as found:
-        typer.echo(f"removed the ids of {filing.purge(found, actor=by, keep_days=keep_days)} requests")
+    typer.echo(f"removed the ids of {purge_due(keep_days=keep_days, by=by)} requests")
 
 
 @ledger.command()
 def upgrade() -> None:
     """Lay the ledger's database out, or bring it to this version's layout."""
-    with opened(make=True) as found:
+    with opened(make=True, any_layout=True) as found:
         typer.echo(f"layout {found.upgrade()}")
 
 
@@ -345,6 +343,20 @@ def retire(
     as_json: Json = False,
 ) -> None:
     """Remove models that serve no more: every version, MLflow's copies, the runs' artifacts; proved by listing."""
+    _last_retired(*retire_due(model=model, days=days, dry_run=dry_run, by=by), as_json)
+
+
+def retire_due(
+    *, model: str = "", days: float = -1, dry_run: bool = False, by: str = "retire"
+) -> tuple[list[str], list[str], float]:
+    """The digests of models that were removed, of those that wait, and after how many days they may go.
+
+    Args:
+        model: The registered model; "" for all of them.
+        days: Keep what served until so many days ago; below 0: as the environment says.
+        dry_run: Say what would go, and remove nothing.
+        by: The role that does it.
+    """
     from unlearning.ledger.retirement import retirable, retire_one
     from unlearning.settings import Settings
     from unlearning.tracking import Registry
@@ -362,20 +374,37 @@ def retire(
             gone = retire_one(found, store, registry, name, digest, days=keep, actor=by)
             typer.echo(f"{name} {digest[:12]}: {gone.text()}")
             (done if gone.removed is not None else waiting).append(digest)
+    return done, waiting, keep
+
+
+def _last_retired(done: list[str], waiting: list[str], days: float, as_json: bool) -> None:
     typer.echo(f"{len(done)} models removed")
-    last_line({"removed": done, "waiting": waiting, "days": keep}, as_json)
+    last_line({"removed": done, "waiting": waiting, "days": days}, as_json)
+
+
+def purge_due(*, keep_days: float = 30.0, by: str = "cleaner") -> int:
+    """The number of ended requests whose ids are now gone from the vault.
+
+    Args:
+        keep_days: How long ids stay after the end.
+        by: The role that removes them.
+    """
+    from unlearning.ledger import filing
+
+    with opened() as found:
+        return filing.purge(found, actor=by, keep_days=keep_days)
 
 
 @contextmanager
-def opened(*, make: bool = False) -> Iterator[Ledger]:
-    """The ledger in force, closed at the end."""
+def opened(*, make: bool = False, any_layout: bool = False) -> Iterator[Ledger]:
+    """The ledger in force, closed at the end; the arguments are those of `open_ledger`."""
     from unlearning.ledger.opening import has_ledger, open_ledger
 
     if make and not has_ledger():
         from unlearning_pipelines.preflight import claim_home
 
         claim_home()
-    found = open_ledger(make=make)
+    found = open_ledger(make=make, any_layout=any_layout)
     try:
         yield found
     finally:
@@ -411,6 +440,20 @@ def _show(request: dict[str, Any], as_json: bool) -> None:
     for one in history:
         typer.echo(f"  {one.seq:>8} {one.at[:19]}Z  {one.kind:10} by {one.actor}")
     last_line({**request, "history": [{"seq": one.seq, "at": one.at, "kind": one.kind} for one in history]}, as_json)
+
+
+def _refused() -> list[str]:
+    """Whether files of requests lie where nobody reads them, a sentence."""
+    from unlearning.errors import StorageError
+    from unlearning.ledger.inbox import REFUSED, refused_files
+
+    try:
+        count = len(refused_files(the_store()))
+    except StorageError as error:
+        return [f"whether files of requests were refused cannot be seen: {error}"]
+    what = "file of requests was" if count == 1 else "files of requests were"
+    advice = "mend and drop them again under another name, then remove them"
+    return [f"{count} {what} refused and lies under {REFUSED}/: {advice}"] if count else []
 
 
 def _table(now: Status, why: list[str]) -> None:

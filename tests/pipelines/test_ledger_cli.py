@@ -16,11 +16,18 @@ from unlearning.ledger.claims import claim
 from unlearning.ledger.figures import page
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.overview import status
-from unlearning.ledger.promotion import Version, begin, confirm
+from unlearning.ledger.promotion import Version, begin, confirm, settle
+from unlearning.ledger.serving import serve
 from unlearning.ledger.settlement import settle_batch
 from unlearning.ledger.signing import signer_of
+from unlearning.models.bundle import load_bundle, save_bundle
 from unlearning.settings import Settings
 from unlearning.storage import open_store
+from unlearning.tracking import Champion, Registry, promote_bundle
+from unlearning.tracking.promotion import store_bundle
+from unlearning_components.surroundings import store as the_store
+from unlearning_components.surroundings import tracker
+from unlearning_pipelines.runs import Result
 
 ADD = ("requests", "add", "--model", "faces")
 NOW = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -160,6 +167,20 @@ def test_status_ends_with_3_when_someone_must_act(unlearn: Any) -> None:
     assert "1 requests are overdue" in shown
 
 
+def test_a_file_that_was_refused_is_said_by_intake_and_alarms_until_a_person_removes_it(unlearn: Any) -> None:
+    filed(unlearn, "1", "u1")
+    store = open_store(Settings().store_uri)
+    store.put("requests/inbox/shop/faces/a.xlsx", b"PK")
+    said = unlearn("requests", "intake").out
+    moved = next(iter(store.keys("requests/refused")))
+    assert "1 files refused" in said
+    assert f"it lies at {moved} now" in said
+    ended = unlearn("requests", "status")
+    assert (ended.code, ended.out.count("ALARM      1 file of requests was refused")) == (3, 1)
+    store.delete(moved)
+    assert unlearn("requests", "status").code == 0
+
+
 def test_the_page_shows_names_as_text(unlearn: Any) -> None:
     filed(unlearn, "1", "u1")
     ledger = open_ledger()
@@ -261,3 +282,61 @@ def test_a_batch_that_cannot_run_is_refused_before_it_claims(unlearn: Any, chang
     filed(unlearn, "1", "3", kind="class")
     refused(unlearn("run", "deletion_batch", "--set", changed), code, part)
     assert last(unlearn("ledger", "plan", "--json"))["requests"] == 1
+
+
+@pytest.fixture
+def two_served(unlearn: Any, ready: Path, tiny: Any, tmp_path: Path) -> tuple[str, str]:
+    """The digests of a model that served, and of the one that serves since a batch was settled."""
+    old = tiny.bundle
+    promote_bundle(tracker(), the_store(), old, name="faces", run_id="", outcome="pass")
+    filed(unlearn, "1", "two", kind="class")
+    ledger, registry = open_ledger(), Registry(tracker())
+    held = claim(ledger, owner="run", base=old.digest)
+    assert held is not None
+    card = replace(old.card, parent=old.digest, forgotten=("two",))
+    new = save_bundle(load_bundle(old.folder)[0], card, tmp_path / "new")
+    uri = store_bundle(the_store(), new)
+    facts = {"bundle_uri": uri, "digest": new.digest, "weights_sha256": new.card.weights_sha256}
+    number = registry.register("faces", **facts, run_id="", description="", tags={}, folder=new.folder)
+    serve(ledger, held, Version(new.digest, old.digest, str(number)), Champion(registry, "faces"))
+    settle(ledger, held, outcome="erased_approx_audited", certificate="c" * 64)
+    ledger.close()
+    return old.digest, new.digest
+
+
+def test_old_models_are_removed_by_the_command_when_their_days_are_over(
+    unlearn: Any, two_served: tuple[str, str]
+) -> None:
+    old, new = two_served
+    assert last(unlearn("ledger", "retire", "--json")) == {"removed": [], "waiting": [], "days": 7.0}
+    shown = unlearn("ledger", "retire", "--days", "0", "--dry-run")
+    assert (shown.code, f"faces {old[:12]} would be removed" in shown.out) == (0, True)
+    assert the_store().remains(f"models/{old}") != []
+    ended = unlearn("ledger", "retire", "faces", "--days", "0", "--json")
+    assert "nothing is left" in ended.out
+    assert last(ended)["removed"] == [old]
+    assert the_store().remains(f"models/{old}") == []
+    assert the_store().remains(f"models/{new}") != [], "what serves stays"
+    registry = Registry(tracker())
+    assert registry.with_digest("faces", old) is None
+    assert registry.version("faces", "champion").digest == new
+    assert [key for key in the_store().keys("evidence/retired") if old in key] != []
+    assert last(unlearn("ledger", "retire", "--days", "0", "--json"))["removed"] == []
+    assert "everything holds" in unlearn("ledger", "verify").out
+
+
+def test_a_worker_that_tidies_removes_old_models_and_ids_after_each_run(
+    unlearn: Any, two_served: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing: dict[str, Any] = {"metrics": {}, "seconds": {"total": 1.0}, "deletions": {"requests": []}}
+    texts = dict.fromkeys(("verdict", "model_uri", "report", "summary", "mlflow_run_id"), "")
+    none = Result(pipeline="deletion_batch", **texts, **nothing)
+    monkeypatch.setattr("unlearning_pipelines.runs.run_pipeline", lambda *_, **__: none)
+    monkeypatch.setattr("unlearning_pipelines.preflight.check_run", lambda *_: None)
+    plain = unlearn("worker", "--every", "1h", "--times", "1", "--set", "name=faces")
+    assert (plain.code, "removed" in plain.out) == (0, False)
+    monkeypatch.setenv("UNLEARN_RETIRE_DAYS", "0")
+    ended = unlearn("worker", "--every", "1h", "--times", "1", "--set", "name=faces", "--tidy")
+    assert (ended.code, ended.err) == (0, "")
+    assert "1 old models removed, and the ids of 0 requests" in ended.out
+    assert the_store().remains(f"models/{two_served[0]}") == []

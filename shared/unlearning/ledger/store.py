@@ -32,6 +32,8 @@ _WRITE = "unlearning_write"
 _WAIT_SECONDS = 60
 _ROWS = 2000
 _LONGEST_REASON = 256
+_LAYOUT = sa.select(sa.literal_column("version_num")).select_from(sa.table("alembic_version")).scalar_subquery()
+_TURN = sa.select(tables.head, _LAYOUT.label("layout")).with_for_update(of=tables.head)
 _ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,127}")
 
 
@@ -218,7 +220,12 @@ class Writer:
     def __init__(self, connection: Connection, names: Pseudonyms, actor: str, clock: Callable[[], datetime]) -> None:
         self.connection = connection
         self._actor = actor
-        row = connection.execute(sa.select(tables.head).with_for_update()).one()  # where writers take turns
+        row = connection.execute(_TURN).one()  # where writers take turns
+        if row.layout != tables.LAYOUT:
+            raise LedgerError(
+                f'the ledger has layout "{row.layout}", this program writes "{tables.LAYOUT}": start it again, of one '
+                "version everywhere"
+            )
         self.now = clock()
         check = names.check()
         if row.key_check not in ("", check):

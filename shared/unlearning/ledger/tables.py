@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
 
+LAYOUT = "0002"
+"""The newest of the migrations, whose tables these are."""
+
 metadata = MetaData()
 
 events = Table(

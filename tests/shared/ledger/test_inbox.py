@@ -10,7 +10,7 @@ import pytest
 
 from unlearning.errors import StorageError
 from unlearning.ledger import inbox
-from unlearning.ledger.inbox import PREFIX, REPORTS, take_in, totals, waiting
+from unlearning.ledger.inbox import PREFIX, REFUSED, REPORTS, refused_files, take_in, totals, waiting
 from unlearning.ledger.overview import list_requests
 from unlearning.ledger.store import Ledger
 from unlearning.ledger.verification import verify
@@ -86,23 +86,73 @@ def test_an_opendsr_request_is_taken_in_and_answered_without_its_identities(ledg
     assert "CONTROLLER/MODEL" in by_name["lost"].refused
     assert b"user-9" not in store.get(by_name["ask"].report)
     assert "encoded_request" not in by_name["ask"].answer
-    assert list(store.keys(PREFIX)) == [f"{PREFIX}/lost.json"]
+    assert list(store.keys(PREFIX)) == []
+    assert list(store.keys(REFUSED)) == [by_name["lost"].moved]
 
 
-def test_a_file_that_cannot_be_read_stays_with_a_report_and_is_not_read_again(
+def test_a_file_that_cannot_be_read_is_moved_beside_its_report_and_waits_for_no_run(
     ledger: Ledger, store: FolderStore
 ) -> None:
+    bad = b"key,kind,ids,name\n1,subject,u,Anna\n"
     store.put(f"{WHERE}/a.xlsx", b"PK\x03\x04")
-    store.put(f"{WHERE}/b.csv", b"key,kind,ids,name\n1,subject,u,Anna\n")
+    store.put(f"{WHERE}/b.csv", bad)
     store.put(f"{WHERE}/c.csv.part", b"key,ki")
     refused = take_in(ledger, store, actor="intake")
     assert [bool(one.refused) for one in refused] == [True, True]
+    assert not waiting(store)
+    assert refused_files(store) == sorted(one.moved for one in refused)
+    mark = Path(refused[1].report).stem
+    assert refused[1].moved == f"{REFUSED}/{mark}/shop/faces/b.csv", "the name is kept"
+    assert store.get(refused[1].moved) == bad
+    assert "2 files refused, moved to requests/refused/" in totals(refused)
     assert take_in(ledger, store, actor="intake") == []
-    assert len(list(store.keys(PREFIX))) == 3
+    store.put(f"{WHERE}/b.csv", bad)
+    (again,) = take_in(ledger, store, actor="intake")
+    assert (again.refused, again.moved) == (refused[1].refused, refused[1].moved), "said again, kept once"
     store.put(f"{WHERE}/b.csv", b"key,kind,ids\n1,subject,u\n")
     (mended,) = take_in(ledger, store, actor="intake")
     assert mended.accepted == 1
-    assert len(list(store.keys(PREFIX))) == 2
+    assert len(refused_files(store)) == 2
+    assert list(store.keys(PREFIX)) == [f"{WHERE}/c.csv.part"]
+
+
+@pytest.mark.parametrize("at", ["create", "upload", "delete"])
+def test_a_run_cut_off_while_it_moves_a_refused_file_loses_none(
+    ledger: Ledger, store: FolderStore, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    store.put(f"{WHERE}/a.xlsx", b"PK")
+
+    def broken(*_: Any) -> Any:
+        raise StorageError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, at, broken)
+        with pytest.raises(StorageError):
+            take_in(ledger, store, actor="intake")
+    assert store.get(f"{WHERE}/a.xlsx") == b"PK"
+    (one,) = take_in(ledger, store, actor="intake")
+    assert (store.get(one.moved), waiting(store)) == (b"PK", False)
+    assert len(list(store.keys(REPORTS))) == 1
+
+
+def test_a_refused_file_whose_report_is_of_an_older_version_is_moved_too(ledger: Ledger, store: FolderStore) -> None:
+    store.put(f"{WHERE}/a.xlsx", b"PK")
+    (one,) = take_in(ledger, store, actor="intake")
+    older = json.loads(store.get(one.report))
+    del older["moved"]
+    store.put(one.report, json.dumps(older).encode())
+    store.delete(one.moved)
+    store.put(f"{WHERE}/a.xlsx", b"PK")
+    take_in(ledger, store, actor="intake")
+    assert refused_files(store) == [one.moved]
+
+
+def test_a_refused_file_with_a_long_name_is_kept_under_the_end_of_it(ledger: Ledger, store: FolderStore) -> None:
+    name = "/".join(["f" * 215] * 4) + "/a.xlsx"
+    store.put(f"{PREFIX}/{name}", b"PK")
+    (one,) = take_in(ledger, store, actor="intake")
+    assert one.moved == f"{REFUSED}/{Path(one.report).stem}/a.xlsx"
+    assert refused_files(store) == [one.moved]
 
 
 def test_what_is_written_over_a_drop_meanwhile_is_not_removed(
@@ -142,8 +192,9 @@ def test_a_hostile_name_stops_nothing_and_nothing_is_written_by_it(
 ) -> None:
     store.put(f"{WHERE}/good.jsonl", lines(GOOD))
     real, before = store.keys, set(store.keys())
-    monkeypatch.setattr(store, "keys", lambda prefix="": [f"{PREFIX}/{name}", *real(prefix)])
+    monkeypatch.setattr(store, "keys", lambda prefix="": [f"{PREFIX}/{name}"] * (prefix == PREFIX) + [*real(prefix)])
     bad, good = take_in(ledger, store, actor="intake")
+    assert not waiting(store), "no run can take it in"
     monkeypatch.undo()
     assert (bad.report, good.accepted) == ("", 1)
     assert "name it otherwise" in bad.refused
