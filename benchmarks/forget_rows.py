@@ -24,7 +24,6 @@ and how far each variant is from the retrained model, seed by seed, with the sta
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
 import tempfile
@@ -211,18 +210,17 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - began
 
 
-def run(
+def networks(
     data: Data,
     task: Task,
-    held_out: dict[str, Rows],
     variants: list[str],
     original: nn.Module,
     trained: float,
     seed: int,
     given: dict[str, dict[str, Any]],
     keep: Callable[[Callable[[], tuple[nn.Module, float]]], tuple[nn.Module, float]],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    assert task.forget is not None
+) -> Iterator[tuple[str, nn.Module, float, dict[str, Any]]]:
+    """Each variant's name, its network, the seconds that it took, and what it says of itself."""
     assert task.retain is not None
     counts = torch.bincount(task.retain.targets)
     facts = Facts(
@@ -250,15 +248,66 @@ def run(
             else:
                 (model, record), seconds = timed(work)
                 notes = {"config": as_plain(config), **record.notes}
-        outputs = {
-            name: (predict(model, rows), rows.targets)
-            for name, rows in {"forget": task.forget, "retain": task.retain, **held_out}.items()
-        }
-        figures: dict[str, Any] = {name: accuracy(*pair) for name, pair in outputs.items()}
-        for name, statistic in (("loss", cross_entropy), ("entropy", lambda logits, _: entropy(logits))):
-            roc = population_attack(statistic(*outputs["forget"]), statistic(*outputs["forget_test"]))
-            figures[f"auc_{name}"] = roc.auc
-        yield variant, {**figures, "seconds": seconds, **notes}
+        yield variant, model, seconds, notes
+
+
+def figures_of(model: nn.Module, task: Task, held_out: dict[str, Rows]) -> dict[str, Any]:
+    """Accuracies on training and held-out rows, and what two attacks see."""
+    assert task.forget is not None
+    assert task.retain is not None
+    outputs = {
+        name: (predict(model, rows), rows.targets)
+        for name, rows in {"forget": task.forget, "retain": task.retain, **held_out}.items()
+    }
+    figures: dict[str, Any] = {name: accuracy(*pair) for name, pair in outputs.items()}
+    for name, statistic in (("loss", cross_entropy), ("entropy", lambda logits, _: entropy(logits))):
+        roc = population_attack(statistic(*outputs["forget"]), statistic(*outputs["forget_test"]))
+        figures[f"auc_{name}"] = roc.auc
+    return figures
+
+
+def trained_original(name: str, data: Data, seed: int, cache: Path) -> tuple[nn.Module, float]:
+    """The network that knows everything, and the seconds that its training took."""
+
+    def train_original() -> tuple[nn.Module, float]:
+        everything = Task(
+            input_shape=data.input_shape,
+            outputs=data.classes,
+            forget_classes=(),
+            blank=lambda first: build_seeded(data.network, first),
+            retain=Rows(data.samples, data.train),
+        )
+        (model, _), seconds = timed(
+            lambda: retrain.distill(
+                build_seeded(data.network, 0),
+                everything,
+                config=retrain.RetrainConfig(**as_plain(data.recipe)),
+                generator=generator(seed, "train"),
+            )
+        )
+        return model, seconds
+
+    return kept(cache, f"rows-{name}-{seed}", data, train_original)
+
+
+def parts(data: Data, gone: Tensor, same_kind: Tensor) -> tuple[Task, dict[str, Rows]]:
+    """What a method is given, and the held-out rows of the forgotten kind and of all others."""
+    order = torch.randperm(len(data.test), generator=generator(0, "calibration"))
+    calibration = torch.zeros(len(data.test), dtype=torch.bool)
+    calibration[order[: len(data.test) // 5]] = True
+    task = Task(
+        input_shape=data.input_shape,
+        outputs=data.classes,
+        forget_classes=(),
+        blank=lambda first: build_seeded(data.network, first),
+        forget=Rows(data.samples, data.train[gone]),
+        retain=Rows(data.samples, data.train[~gone]),
+        calibration=Rows(data.samples, data.test[calibration]),
+    )
+    return task, {
+        "forget_test": Rows(data.samples, data.test[same_kind & ~calibration]),
+        "test": Rows(data.samples, data.test[~calibration & (~same_kind | same_kind.all())]),
+    }
 
 
 def tables(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
@@ -308,59 +357,22 @@ def main() -> None:
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     lines: list[str] = []
     for seed in range(asked.seeds):
-
-        def blank(first: int) -> nn.Module:
-            return build_seeded(data.network, first)
-
-        def train_original(seed: int = seed) -> tuple[nn.Module, float]:
-            everything = Task(
-                input_shape=data.input_shape,
-                outputs=data.classes,
-                forget_classes=(),
-                blank=blank,
-                retain=Rows(data.samples, data.train),
-            )
-            (model, _), seconds = timed(
-                lambda: retrain.distill(
-                    copy.deepcopy(blank(0)),
-                    everything,
-                    config=retrain.RetrainConfig(**as_plain(data.recipe)),
-                    generator=generator(seed, "train"),
-                )
-            )
-            return model, seconds
-
-        name = f"rows-{asked.task}-{seed}"
-        original, trained = kept(asked.cache, name, data, train_original)
-        order = torch.randperm(len(data.test), generator=generator(0, "calibration"))
-        calibration = torch.zeros(len(data.test), dtype=torch.bool)
-        calibration[order[: len(data.test) // 5]] = True
+        original, trained = trained_original(asked.task, data, seed, asked.cache)
         for request, gone, same_kind in requests(data, seed):
-            task = Task(
-                input_shape=data.input_shape,
-                outputs=data.classes,
-                forget_classes=(),
-                blank=blank,
-                forget=Rows(data.samples, data.train[gone]),
-                retain=Rows(data.samples, data.train[~gone]),
-                calibration=Rows(data.samples, data.test[calibration]),
-            )
-            held_out = {
-                "forget_test": Rows(data.samples, data.test[same_kind & ~calibration]),
-                "test": Rows(data.samples, data.test[~calibration & (~same_kind | same_kind.all())]),
-            }
-            runs = run(
+            task, held_out = parts(data, gone, same_kind)
+            name = f"rows-{asked.task}-{seed}-{request}"
+            runs = networks(
                 data,
                 task,
-                held_out,
                 variants,
                 original,
                 trained,
                 seed,
                 json.loads(asked.settings),
-                lambda make, n=f"{name}-{request}": kept(asked.cache, n, data, make),
+                lambda make, n=name: kept(asked.cache, n, data, make),
             )
-            for variant, figures in runs:
+            for variant, model, seconds, notes in runs:
+                figures = {**figures_of(model, task, held_out), "seconds": seconds, **notes}
                 rows.setdefault((request, variant), []).append(figures)
                 line = {"task": asked.task, "request": request, "variant": variant, "seed": seed, **figures}
                 lines.append(json.dumps(line))

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from torch import nn
 
 from unlearning.data.manifest import Manifest
@@ -198,7 +199,8 @@ def main() -> None:
         for line in one_seed(request, seed, manifest)
     ]
     if options.out:
-        options.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        last = {**machine(), "cpu_s": round(time.process_time() - began)}
+        options.out.write_text("".join(json.dumps(line) + "\n" for line in [*lines, last]))
     print(f"{'forgotten':11} {'candidate':23} {'right':>7}  verdicts; what said no")
     for request in options.requests:
         for candidate in dict.fromkeys(line["candidate"] for line in lines):

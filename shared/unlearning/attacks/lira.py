@@ -182,7 +182,10 @@ def _stacked(audit: Audit) -> tuple[Array, Mask]:
     if not made:
         raise ValueError("wanted shadows, the audit has none yet")
     sides = np.stack([taught(audit.rows, shadow, seed=audit.seed) for shadow in made])
-    return np.stack([audit.confidences[shadow] for shadow in made]), sides
+    confidences = np.stack([audit.confidences[shadow] for shadow in made])
+    if np.isnan(confidences).any():
+        raise ValueError("the audit holds NaN: one of its shadows is broken")
+    return confidences, sides
 
 
 def _scores(confidences: Array, sides: Mask, values: Array) -> Array:

@@ -25,10 +25,12 @@ def absolute_residuals(predictions: Tensor, targets: Tensor) -> Array:
         targets: y, of the same shape.
 
     Raises:
-        ValueError: When the shapes differ; broadcast, they would be residuals of something else.
+        ValueError: When the shapes differ; broadcast, they would be residuals of something else. For no rows.
     """
     if predictions.shape != targets.shape:
         raise ValueError(f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} differ in shape")
+    if not len(targets):
+        raise ValueError("wanted residuals of at least one row, got none")
     residuals = (predictions.to(torch.float64) - targets.to(torch.float64)).abs()
     return np.asarray(residuals.reshape(len(residuals), -1).mean(1).numpy(), dtype=np.float64)
 
@@ -78,7 +80,7 @@ def published_residual_attack(retain: Array, holdout: Array, forget: Array, *, s
     draw = np.random.default_rng(seed)
     count = min(most, len(retain), len(holdout))
     members, others = (draw.permutation(side)[:count] for side in (retain, holdout))
-    classifier = SVC(C=3, gamma="auto", kernel="rbf").fit(
+    classifier = SVC(C=3, gamma="auto", kernel="rbf", random_state=0).fit(
         np.concatenate([members, others])[:, None], np.repeat([1, 0], count)
     )
     return float(np.mean(classifier.predict(draw.permutation(forget)[:most, None])))

@@ -151,15 +151,25 @@ def check_sets(models: Mapping[str, Mapping[str, Outputs]]) -> None:
 def weights_changed(original: Mapping[str, Tensor], unlearned: Mapping[str, Tensor]) -> float:
     """L2 distance of the two models' parameters over the original's norm; 0 when nothing changed.
 
+    Of an original whose parameters are all 0 it is infinite once any of them moved.
+
     Args:
         original: Parameters by name.
         unlearned: The same names and shapes.
+
+    Raises:
+        ValueError: When they differ in names or shapes.
     """
     if original.keys() != unlearned.keys():
         raise ValueError("the models have different parameters")
+    if wrong := [name for name, tensor in original.items() if tensor.shape != unlearned[name].shape]:
+        raise ValueError(f"the models differ in the shape of {', '.join(wrong[:8])}")
     moved = sum((unlearned[name].double() - tensor.double()).square().sum() for name, tensor in original.items())
     size = sum(tensor.double().square().sum() for tensor in original.values())
-    return math.sqrt(float(torch.as_tensor(moved)) / float(torch.as_tensor(size)))
+    squares, norm = float(torch.as_tensor(moved)), float(torch.as_tensor(size))
+    if norm == 0:
+        return math.inf if squares else 0.0
+    return math.sqrt(squares / norm)
 
 
 def _binomial_error(share: float, count: int) -> float:

@@ -220,8 +220,13 @@ def gap_to(value: float, references: Sequence[float], rows_error: float) -> tupl
         value: Of the model in question.
         references: Of the retrained models, at least one; the rows' error belongs to the first.
         rows_error: Standard error of the gap over rows.
+
+    Raises:
+        ValueError: Without a retrained model, or for NaN.
     """
     each = np.asarray(references, dtype=np.float64)
+    if not len(each) or np.isnan(each).any() or math.isnan(value):
+        raise ValueError(f"wanted the figures of at least one retrained model, none of them NaN, got {each.tolist()}")
     seeds = float(each.var(ddof=1)) * (1 + 1 / len(each)) if len(each) > 1 else 0.0
     return value - float(each.mean()), math.hypot(rows_error, math.sqrt(seeds))
 
