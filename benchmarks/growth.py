@@ -1,11 +1,12 @@
-"""How time grows: with forgotten classes, rows to forget, training rows and parameters; the exponents of the fits.
+"""How time and memory grow: with forgotten classes, rows to forget, training rows, parameters and models in a batch.
 
     OMP_NUM_THREADS=1 python benchmarks/growth.py
 
-An exponent is the slope of log time over log size: 1 is linear, 0 is flat. Given is the larger of the slope through all
-sizes and of that between the last two, which a constant part flattens less. Nothing should be above 1 by more than the
-noise of the fit; updates of noise, and those of impairing and repairing with bounded retain rows, should be flat in the
-number of classes. CPU seconds of whole methods, or counts of updates where these decide.
+An exponent is the slope of log time over log size through all sizes: 1 is linear, 0 is flat. "last" beside it is the
+slope between the last two, which a constant part flattens less. Nothing should be above 1 by more than the noise of the
+fit; updates of noise, and those of impairing and repairing with bounded retain rows, should be flat in the number of
+classes. CPU seconds of whole methods, or counts of updates where these decide. Memory is what the peak of the process
+rises by while the work runs; Linux tells it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +68,21 @@ def task(data: TensorSamples, forget: torch.Tensor, classes: tuple[int, ...], ou
 def fit(what: str, sizes: list[int], values: list[float], target: float | None, **more: Any) -> dict[str, Any]:
     floats = [float(size) for size in sizes]
     shown = {"sizes": sizes, "values": [round(value, 5) for value in values]}
-    steepest = max(slope(floats, values), slope(floats[-2:], values[-2:]))
-    return line("growth", what, steepest, target, **shown, **more)
+    last = round(slope(floats[-2:], values[-2:]), 4)
+    return line("growth", what, slope(floats, values), target, last=last, **shown, **more)
+
+
+def measured(work: Callable[[], object]) -> tuple[float, float]:
+    """CPU seconds, and MiB that the process's peak rose by."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+
+    def held(name: str) -> int:
+        found = re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
+        return int(found[1]) if found else 0
+
+    before, began = held("VmRSS"), time.process_time()
+    work()
+    return time.process_time() - began, max(8.0, (held("VmHWM") - before) / 1024)  # less is noise
 
 
 def classes(quick: bool) -> Iterator[dict[str, Any]]:
@@ -74,7 +90,7 @@ def classes(quick: bool) -> Iterator[dict[str, Any]]:
     sizes = [1, 5, 20] if quick else [1, 5, 10, 20, 50]
     data, model = samples(10_000, 100), network(100).eval()
     unlearn(model, task(data, torch.arange(9), (0,), 100), name="unsir", settings={"noise_batch": 16}, seed=0)
-    taken: dict[str, list[float]] = {"synthesize": [], "impair": [], "repair": [], "seconds": []}
+    taken: dict[str, list[float]] = {"synthesize": [], "impair": [], "repair": [], "CPU seconds": [], "peak MiB": []}
     for count in sizes:
         phases: dict[str, float] = dict.fromkeys(taken, 0.0)
 
@@ -82,14 +98,16 @@ def classes(quick: bool) -> Iterator[dict[str, Any]]:
             phases[phase] += 1
 
         given = task(data, (data.targets < count).nonzero()[:, 0], tuple(range(count)), 100)
-        began = time.process_time()
-        unlearn(model, given, name="unsir", settings={"noise_batch": 16}, seed=0, progress=progress)
-        phases["seconds"] = time.process_time() - began
+
+        def work(given: Task = given, progress: Callable[..., None] = progress) -> None:
+            unlearn(model, given, name="unsir", settings={"noise_batch": 16}, seed=0, progress=progress)
+
+        phases["CPU seconds"], phases["peak MiB"] = measured(work)
         for name, values in taken.items():
             values.append(phases[name])
     for name, values in taken.items():
-        what = "CPU seconds" if name == "seconds" else f"updates of {name}"
-        target = 1.1 if name == "seconds" else 0.05
+        what = name if " " in name else f"updates of {name}"
+        target = 1.1 if " " in name else 0.05
         yield fit(f"unsir, {what} in forgotten classes", sizes, values, target, method="unsir")
 
 
@@ -97,37 +115,40 @@ def forget_rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Rows to forget, of which the method makes one pass beside a bounded share of the others."""
     sizes = [100, 1_000] if quick else [100, 1_000, 10_000, 100_000]
     for method in ("amnesiac", "negative_gradient_plus"):
-        values = []
+        found = []
         for count in sizes:
             data = samples(2 * count, 10)
             given = task(data, torch.arange(count), (), 10)
-            began = time.process_time()
             settings = {"epochs": 1, "batch_size": 50}
-            unlearn(network(10).eval(), given, name=method, settings=settings, seed=0)
-            values.append(time.process_time() - began)
-        yield fit(f"{method}, CPU seconds in rows to forget", sizes, values, 1.1, method=method)
+
+            def work(given: Task = given, method: str = method, settings: dict[str, int] = settings) -> None:
+                unlearn(network(10).eval(), given, name=method, settings=settings, seed=0)
+
+            found.append(measured(work))
+        for what, values in zip(("CPU seconds", "peak MiB"), zip(*found, strict=True), strict=True):
+            yield fit(f"{method}, {what} in rows to forget", sizes, list(values), 1.1, method=method)
 
 
 def training_rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Rows of the data set: an epoch, predictions, and the choice of rows from a manifest."""
     sizes = [1_000, 10_000] if quick else [1_000, 10_000, 100_000, 1_000_000]
-    epochs, passes = [], []
+    found: dict[str, list[float]] = {}
     for count in sizes:
         data, model = samples(count, 10), network(10)
-        began = time.process_time()
-        train(model, data, Recipe(epochs=1, batch_size=250), generator=generator(0, "order"))
-        epochs.append(time.process_time() - began)
-        began = time.process_time()
-        predict(model, data)
-        passes.append(time.process_time() - began)
-    yield fit("an epoch, CPU seconds in training rows", sizes, epochs, 1.1)
-    yield fit("predictions, CPU seconds in rows", sizes, passes, 1.1)
+        recipe = Recipe(epochs=1, batch_size=250)
+        works: dict[str, Callable[[], object]] = {
+            "an epoch": lambda m=model, d=data, r=recipe: train(m, d, r, generator=generator(0, "order")),
+            "predictions": lambda m=model, d=data: predict(m, d),
+        }
+        for name, work in works.items():
+            for what, value in zip(("CPU seconds", "peak MiB"), measured(work), strict=True):
+                found.setdefault(f"{name}, {what} in training rows", []).append(value)
+    for name, values in found.items():
+        yield fit(name, sizes, values, 1.1)
 
 
 def manifests(quick: bool) -> Iterator[dict[str, Any]]:
     """Rows of a manifest: made of an npz file, and a class selected."""
-    import tempfile
-
     sizes = [1_000, 10_000] if quick else [1_000, 10_000, 100_000]
     made, chosen = [], []
     make_manifest("digits")  # imports
@@ -147,8 +168,9 @@ def manifests(quick: bool) -> Iterator[dict[str, Any]]:
 
 def parameters(quick: bool) -> Iterator[dict[str, Any]]:
     """Parameters: an update of training, and one of noise."""
-    widths = [64, 256, 1024] if quick else [64, 256, 1024, 4096]
-    sizes, steps, noises = [], [], []
+    widths = [256, 1024] if quick else [256, 1024, 4096, 9216]
+    sizes: list[int] = []
+    found: dict[str, list[float]] = {}
     row = METHODS["unsir"]
     facts = Facts(retain_rows=256, retain_per_class=25, input_size=FEATURES, forget_classes=1)
     config = row.configure({"noise_batch": 64, "noise_steps": 4}, facts)
@@ -158,17 +180,61 @@ def parameters(quick: bool) -> Iterator[dict[str, Any]]:
         )
         sizes.append(sum(parameter.numel() for parameter in model.parameters()))
         data = samples(512, 10)
-        train(model, data, Recipe(epochs=1, batch_size=64), generator=generator(0, "order"))
-        began = time.process_time()
-        train(model, data, Recipe(epochs=1, batch_size=64), generator=generator(0, "order"))
-        steps.append((time.process_time() - began) / 8)
-        began = time.process_time()
-        row.stage("synthesize")(
-            model, input_shape=(FEATURES,), forget_classes=[0], config=config, generator=generator(0, "synthesize")
-        )
-        noises.append((time.process_time() - began) / 4)
-    yield fit("an update, CPU seconds in parameters", sizes, steps, 1.1)
-    yield fit("an update of noise, CPU seconds in parameters", sizes, noises, 1.1)
+
+        def epoch(model: nn.Module = model, data: TensorSamples = data) -> None:
+            train(model, data, Recipe(epochs=1, batch_size=64), generator=generator(0, "order"))
+
+        def noise(model: nn.Module = model) -> None:
+            row.stage("synthesize")(
+                model, input_shape=(FEATURES,), forget_classes=[0], config=config, generator=generator(0, "synthesize")
+            )
+
+        epoch()
+        for name, work, updates in (("an update", epoch, 8), ("an update of noise", noise, 4)):
+            seconds, peak = measured(work)
+            for what, value in (("CPU seconds", seconds / updates), ("peak MiB", peak)):
+                found.setdefault(f"{name}, {what} in parameters", []).append(value)
+    for name, values in found.items():
+        yield fit(name, sizes, values, 1.1)
+
+
+def models(quick: bool) -> Iterator[dict[str, Any]]:
+    """Models with ten requests each in one ledger: planning, and serving all of them, a batch for each model."""
+    from ledger import opened
+
+    from unlearning.ledger.claims import claim, plan
+    from unlearning.ledger.filing import file_requests
+    from unlearning.ledger.promotion import Version, begin, confirm, settle
+    from unlearning.ledger.requests import request_from
+
+    sizes = [1, 4] if quick else [1, 4, 20, 100]
+    found: dict[str, list[float]] = {}
+    for count in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            ledger = opened(f"sqlite:///{folder}/ledger.db", Path(folder))
+            ledger.upgrade()
+            asked = {"controller": "shop", "kind": "subject", "submitted_at": "2026-01-01T00:00:00Z"}
+            every = [
+                request_from({**asked, "key": f"{name}-{number}", "ids": [f"{number}"], "model": f"model-{name}"})
+                for name in range(count)
+                for number in range(10)
+            ]
+            list(file_requests(ledger, every, actor="benchmark"))
+
+            def serve(ledger: Any = ledger, count: int = count) -> None:
+                for name in range(count):
+                    held = claim(ledger, owner="benchmark", model=f"model-{name}")
+                    begin(ledger, held, Version(f"{name:064x}", "", "1"))
+                    confirm(ledger, held, f"{name:064x}")
+                    settle(ledger, held, outcome="erased_exact", certificate="c" * 64)
+
+            for what, work in (("a plan", lambda one=ledger: plan(one, model="model-0")), ("batches for all", serve)):
+                seconds, peak = measured(work)
+                found.setdefault(f"{what}, CPU seconds in models", []).append(seconds)
+                found.setdefault(f"{what}, peak MiB in models", []).append(peak)
+            ledger.close()
+    for name, values in found.items():
+        yield fit(name, sizes, values, 1.1)
 
 
 def main() -> None:
@@ -179,7 +245,7 @@ def main() -> None:
     texts = []
     warm = samples(200, 2)
     unlearn(network(2).eval(), task(warm, torch.arange(100), (), 2), name="amnesiac", seed=0)
-    for measure in (classes, forget_rows, training_rows, manifests, parameters):
+    for measure in (classes, forget_rows, training_rows, manifests, parameters, models):
         for one in measure(asked.quick):
             texts.append(json.dumps(one))
             print(texts[-1], flush=True)
