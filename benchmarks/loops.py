@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from bench import line, middle
 from steps import Bench
+from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 
 from unlearning.data.samples import TensorSamples
@@ -128,6 +129,33 @@ def inference(mode: Any) -> Work:
     return work
 
 
+def shadows(rows: int, together: bool) -> Work:
+    """A training step of eight small networks, as shadow models are: one after the other, or in one vmap."""
+    bench = Bench("lenet5", 1)
+    models, inputs, targets = [bench.blank(seed).train() for seed in range(8)], bench.images(rows), torch.arange(rows)
+    targets = targets % 10
+    if not together:
+        adams = [torch.optim.Adam(model.parameters(), lr=1e-3) for model in models]
+
+        def apart() -> None:
+            for model, adam in zip(models, adams, strict=True):
+                adam.zero_grad(set_to_none=True)
+                cross_entropy(model(inputs), targets).backward()
+                adam.step()
+
+        return apart
+    weights, buffers = stack_module_state(models)
+    adam = torch.optim.Adam(weights.values(), lr=1e-3)
+    every = vmap(lambda w, b: cross_entropy(functional_call(models[0], (w, b), (inputs,)), targets))
+
+    def at_once() -> None:
+        adam.zero_grad(set_to_none=True)
+        every(weights, buffers).sum().backward()
+        adam.step()
+
+    return at_once
+
+
 def predictions(last: bool) -> Work:
     """Predictions of the loop."""
     bench = Bench("resnet20", 1)
@@ -192,6 +220,10 @@ def loops(quick: bool) -> Iterator[dict[str, Any]]:
     ):
         found = in_turn(before, after, pairs)
         yield line("loops", what, found.pop("value"), None, network="resnet20", **found)
+    for rows in (16, 128):
+        found = in_turn(shadows(rows, False), shadows(rows, True), pairs)
+        what = f"eight shadow models in one vmap, {rows} rows"
+        yield line("loops", what, found.pop("value"), None, network="lenet5", **found)
 
 
 TWO = """
