@@ -252,14 +252,18 @@ def stages(asked: argparse.Namespace) -> Iterator[Line]:
     torch_cpu, torch_s = (middle([one[place] for one in found])[0] for place in (0, 1))
     stretch = torch_s / torch_cpu  # by what else runs here
     program = (
-        "import json, sys, time\nfrom unlearning_pipelines.local import run_locally\n"
+        "import json, sys, time\nfrom unlearning_pipelines.local import Runner\n"
         "from unlearning_pipelines.preflight import claim_home\n"
         "from unlearning_components.surroundings import tracker\n"
         "seen = {}\n"
         "def on(stage, state):\n"
         "    seen.setdefault(stage, []).append(time.monotonic())\n"
-        "ran = run_locally('delete_class', {'model': 'models:/digits/1'}, root=claim_home() / 'runs',"
-        " on_stage=on, warm=sys.argv[1] == 'warm')\n"
+        "asked = {'model': 'models:/digits/1'}\n"
+        "with Runner(warm=sys.argv[1] == 'warm') as runner:\n"  # as `unlearn run` does
+        "    from unlearning_pipelines.parameters import defaults\n"
+        "    from unlearning_pipelines.preflight import check_run\n"
+        "    check_run('delete_class', {**defaults('delete_class'), **asked})\n"
+        "    ran = runner.run('delete_class', asked, root=claim_home() / 'runs', on_stage=on)\n"
         "if ran.error: raise ran.error\n"
         "work = {k: v for k, v in tracker().summary_of(ran.mlflow_run).items() if k.startswith('seconds.')}\n"
         "print(json.dumps([{k: b - a for k, (a, b) in seen.items()}, work]))\n"

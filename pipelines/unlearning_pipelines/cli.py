@@ -45,9 +45,12 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train a digits classifier, ask it to forget a class, and run the whole pipeline."""
-    from unlearning_pipelines.demo import run_demo
+    from unlearning_pipelines.local import Runner
 
-    result = run_demo([part.strip() for part in forget.split(",")], seed=seed)
+    with Runner() as runner:
+        from unlearning_pipelines.demo import run_demo
+
+        result = run_demo([part.strip() for part in forget.split(",")], seed=seed, runner=runner)
     _finish(asdict(result), result.verdict, as_json)
 
 
@@ -93,19 +96,22 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a pipeline on this machine, on KFP's local runner."""
-    from unlearning_pipelines.demo import show_result, stages_shown
-    from unlearning_pipelines.deployment import ensure_default_model
+    from unlearning_pipelines.local import Runner
     from unlearning_pipelines.parameters import defaults, parse
-    from unlearning_pipelines.preflight import check_run
-    from unlearning_pipelines.runs import run_pipeline
 
     arguments = parse(pipeline, set_ or [])
     parameters = {**defaults(pipeline), **arguments}
-    if {"model", "name"} & parameters.keys() and not {"model", "name"} & arguments.keys():
-        ensure_default_model(pipeline, parameters)
-    check_run(pipeline, parameters)
-    with stages_shown() as on_stage:
-        result = run_pipeline(pipeline, arguments, on_stage=on_stage)
+    with Runner() as runner:  # imports for the stages, while here everything is checked
+        from unlearning_pipelines.demo import show_result, stages_shown
+        from unlearning_pipelines.deployment import ensure_default_model
+        from unlearning_pipelines.preflight import check_run
+        from unlearning_pipelines.runs import run_pipeline
+
+        if {"model", "name"} & parameters.keys() and not {"model", "name"} & arguments.keys():
+            ensure_default_model(pipeline, parameters)
+        check_run(pipeline, parameters)
+        with stages_shown() as on_stage:
+            result = run_pipeline(pipeline, arguments, on_stage=on_stage, runner=runner)
     show_result(result)
     _finish(asdict(result), result.verdict, as_json)
 

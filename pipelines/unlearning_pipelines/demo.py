@@ -18,7 +18,7 @@ from unlearning_pipelines.certificate_cli import verify_certificate
 from unlearning_pipelines.deletions import words
 from unlearning_pipelines.deployment import DIGITS, check_before_training, train_model
 from unlearning_pipelines.ledger_cli import file_one
-from unlearning_pipelines.local import OnStage
+from unlearning_pipelines.local import OnStage, Runner
 from unlearning_pipelines.parameters import defaults
 from unlearning_pipelines.preflight import check_run, known
 from unlearning_pipelines.runs import Result, run_pipeline
@@ -49,12 +49,13 @@ def stages_shown() -> Iterator[OnStage]:
         yield on_stage
 
 
-def run_demo(forget: Sequence[str], *, seed: int) -> Result:
+def run_demo(forget: Sequence[str], *, seed: int, runner: Runner | None = None) -> Result:
     """Train and register a digits classifier as the deployed model, file a request, serve it, check its certificate.
 
     Args:
         forget: Class names.
         seed: Of every random choice.
+        runner: As of `run_pipeline`.
     """
     out = console()
     arguments = {"model": f"models:/{MODEL}@champion", "register_as": MODEL, "forget": list(forget), "seed": seed}
@@ -72,7 +73,7 @@ def run_demo(forget: Sequence[str], *, seed: int) -> Result:
     batch = {"name": name, "seed": seed}
     check_run("deletion_batch", {**defaults("deletion_batch"), **batch})
     with stages_shown() as on_stage:
-        result = run_pipeline("deletion_batch", batch, on_stage=on_stage)
+        result = run_pipeline("deletion_batch", batch, on_stage=on_stage, runner=runner)
     out.print("[bold]4[/]  The verdict")
     show_result(result)
     for certificate in result.deletions["certificates"]:

@@ -12,7 +12,7 @@ from unlearning.tracking import Registry
 from unlearning.tracking.runs import VERDICT
 from unlearning_components.surroundings import tracker
 from unlearning_pipelines.deletions import deletions_since, last_event
-from unlearning_pipelines.local import LocalRun, OnStage, run_locally
+from unlearning_pipelines.local import LocalRun, OnStage, Runner
 from unlearning_pipelines.parameters import defaults
 from unlearning_pipelines.preflight import claim_home
 
@@ -46,13 +46,16 @@ class Result:
     deletions: dict[str, Any] = field(default_factory=dict)
 
 
-def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnStage) -> Result:
+def run_pipeline(
+    pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnStage, runner: Runner | None = None
+) -> Result:
     """Run a pipeline on KFP's local runner and read its result back from MLflow.
 
     Args:
         pipeline: A name in the catalogue.
         arguments: Checked parameters; what is left out keeps its default.
         on_stage: Told of every stage that starts and ends.
+        runner: A process that has begun to import already; one is started when None.
 
     Raises:
         UnlearningError: What stopped the run; its MLflow run is then FAILED. When this process is told to stop, the
@@ -63,7 +66,8 @@ def run_pipeline(pipeline: str, arguments: Mapping[str, Any], *, on_stage: OnSta
     opened: list[str] = []
     before = last_event() if pipeline == BATCH else 0
     try:
-        ended = run_locally(pipeline, arguments, root=root, on_stage=on_stage, on_run=opened.append)
+        with runner or Runner() as process:
+            ended = process.run(pipeline, arguments, root=root, on_stage=on_stage, on_run=opened.append)
     except BaseException:
         for run in opened:
             tracker().close(run, "KILLED")

@@ -83,7 +83,7 @@ class Warm:
 
         Args:
             full_command: As KFP's runner starts it.
-            env_vars: Variables beside this process's.
+            env_vars: Variables beside this process's, which are those of the stage.
             otherwise: What runs a command that is no component's.
         """
         stage = component_in(full_command)
@@ -91,7 +91,7 @@ class Warm:
             return otherwise(full_command=list(full_command), env_vars=env_vars)
         sys.stdout.flush()
         with self._turn:
-            self._channel.write(json.dumps({**stage, "env": env_vars or {}}) + "\n")
+            self._channel.write(json.dumps({**stage, "env": {**os.environ, **(env_vars or {})}}) + "\n")
             self._channel.flush()
             answer = self._channel.readline()
         return int(answer) if answer else 1
@@ -177,6 +177,7 @@ def _become(stage: dict[str, Any]) -> None:
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ.clear()
         os.environ.update({**stage["env"], "_KFP_RUNTIME": "true"})
         _call_oneself(stage["arguments"][-1])
         folder = tempfile.mkdtemp()

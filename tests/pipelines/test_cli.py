@@ -431,7 +431,7 @@ def test_the_exit_code_follows_the_verdict(
     metrics = dict.fromkeys([*names, "membership_auc.entropy.forget.unlearned"], 0.5)
     asked: dict[str, Any] = {}
 
-    def ran(pipeline: str, arguments: dict[str, Any], *, on_stage: Any) -> Result:
+    def ran(pipeline: str, arguments: dict[str, Any], **_: Any) -> Result:
         asked.update(arguments)
         return Result(
             pipeline=pipeline,

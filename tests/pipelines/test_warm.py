@@ -1,6 +1,7 @@
 """Stages forked from a process that has imported what they import: the same component, faster."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from kfp import compiler, dsl
 
 from unlearning_pipelines.compile import COMPILED
+from unlearning_pipelines.local import Runner
 from unlearning_pipelines.warm import component_in, possible
 
 
@@ -42,9 +44,16 @@ def tell(word: str = "hello") -> str:
 
 def run(folder: Path, word: str, *how: str) -> subprocess.CompletedProcess[str]:
     compiler.Compiler().compile(tell, str(folder / "tell.yaml"))
-    command = [sys.executable, "-m", "unlearning_pipelines.local", str(folder / "tell.yaml")]
-    words = [json.dumps({"word": word}), str(folder / "results.json"), *how]
-    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, cwd=folder)
+    asked = {
+        "pipeline": str(folder / "tell.yaml"),
+        "arguments": {"word": word},
+        "results": str(folder / "results.json"),
+        "environment": {**os.environ, "UNLEARN_BEFORE": "set"},  # after the process was started
+    }
+    command = [sys.executable, "-m", "unlearning_pipelines.local", *how]
+    return subprocess.run(
+        command, input=json.dumps(asked) + "\n", capture_output=True, text=True, timeout=300, cwd=folder
+    )
 
 
 @pytest.mark.skipif(not possible(), reason="forks on Linux only")
@@ -55,7 +64,16 @@ def test_a_warm_stage_gives_what_a_cold_one_gives_and_leaves_the_next_one_nothin
         ended = run(folder, "hello", *how)
         assert ended.returncode == 0, ended.stdout + ended.stderr
     said = [json.loads((folder / "results.json").read_text())["Output"] for folder in (cold, warm)]
-    assert said == ["hello False unset then unset", "hello True unset then unset"]
+    assert said == ["hello False set then unset", "hello True set then unset"]
+
+
+def test_a_process_that_is_asked_nothing_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    with Runner() as runner:
+        child = runner._child
+    assert child.poll() is not None
+    began = [sys.executable, "-m", "unlearning_pipelines.local", "warm"]
+    alone = subprocess.run(began, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert (alone.returncode, alone.stdout, alone.stderr, list(tmp_path.iterdir())) == (0, "", "", [])
 
 
 @pytest.mark.skipif(not possible(), reason="forks on Linux only")
