@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from unlearning.data.selection import KINDS, SPOKEN, rows_meant
 from unlearning.errors import UnlearningError, UsageError
 from unlearning.ledger.certificate import Measure
-from unlearning.ledger.claims import Claim, dissolve
+from unlearning.ledger.claims import Claim, batch_members, dissolve
 from unlearning.ledger.completion import keep, kept, propose, sweep
 from unlearning.ledger.events import digest_of, moment
 from unlearning.ledger.exclusion import RANGES
+from unlearning.ledger.filing import Hold
+from unlearning.ledger.guards import SHARE, Guards, cleared, guards_from, holds, too_few
 from unlearning.ledger.inbox import take_in, totals, waiting
-from unlearning.ledger.ladder import Try, claim_next, retested, set_aside, turn_away
+from unlearning.ledger.ladder import RESERVE_DAYS, Try, claim_next, retested, set_aside, turn_away
 from unlearning.ledger.opening import has_ledger, open_ledger
 from unlearning.ledger.overview import waits
 from unlearning.ledger.promotion import Version, standing
@@ -45,6 +47,7 @@ from unlearning_components.surroundings import (
 
 if TYPE_CHECKING:
     from unlearning.data.manifest import Manifest
+    from unlearning.data.selection import Selection
     from unlearning.models.bundle import Bundle, ModelCard
     from unlearning.storage import ObjectStore
 
@@ -102,9 +105,10 @@ def next_batch(
         UsageError: For a ladder or policies with a mistake, before anything is claimed.
     """
     check_batches(ladder, policies, reference=reference)
+    guards = guards_from(Settings().guards)
     ledger, objects, champion = open_ledger(make=True), store(), Champion(Registry(tracker()), name)
     try:
-        if drops := take_in(ledger, objects, actor="intake"):
+        if drops := take_in(ledger, objects, actor="intake", hold=holds(ledger, guards)):
             print(totals(drops))
             for one in drops:
                 if one.refused:
@@ -118,6 +122,9 @@ def next_batch(
                 raise UsageError(
                     f'"{name}" has no champion that we registered: see `unlearn train` and `models import`'
                 )
+            patience = 2 * cadence_days + RESERVE_DAYS
+            if few := too_few(ledger, name, guards, days=patience):
+                print(f"{few} requests wait for {guards.batch - few} more, or until one is due in {patience:g} days")
             found = claim_next(
                 ledger,
                 owner=owner,
@@ -129,6 +136,7 @@ def next_batch(
                 cadence_days=cadence_days,
                 reset_every=Settings().reset_every,
                 resume=True,
+                begin=not few,
             )
             if found is None:
                 return None
@@ -136,7 +144,7 @@ def next_batch(
                 _conclude(ledger, objects, champion, found.claim, into / _FACTS)
                 continue
             try:
-                batch = _selected(ledger, objects, found, manifest, name, ladder, policies, reference)
+                batch = _selected(ledger, objects, found, manifest, name, ladder, policies, reference, guards)
             except UnlearningError as error:
                 with suppress(UnlearningError):  # the first error is the one to tell; the lease ends in any case
                     dissolve(ledger, found.claim, f"its rows could not be selected ({type(error).__name__})")
@@ -291,6 +299,7 @@ def _selected(
     ladder: Mapping[str, Any],
     policies: Mapping[str, Any],
     reference: str,
+    guards: Guards,
 ) -> dict[str, Any] | None:
     """The batch's ids where the select stage finds them, and its method; None when there is nothing left to do."""
     import tempfile
@@ -308,11 +317,16 @@ def _selected(
     if not wanted.ids:
         return None
     try:
-        rows_for(card, data, claim.kind, wanted.ids, retain_per_class=0, seed=0)
+        chosen = rows_for(card, data, claim.kind, wanted.ids, retain_per_class=0, seed=0)
     except UsageError as error:
         why = str(error) if claim.kind in SPOKEN else "the rows of these requests cannot be served as one batch"
         set_aside(ledger, claim, " ".join(why.split())[:256])
         return None
+    if why := too_much(chosen, data, claim.kind, guards.share):
+        members = set(batch_members(ledger, claim))
+        if unseen := members - cleared(ledger, members, SHARE):
+            set_aside(ledger, claim, Hold(why, SHARE, max(1, guards.approvals)), unseen)
+            return None
     ids = ""
     if claim.kind not in SPOKEN:
         key = f"{IDS}/{claim.batch}.txt"
@@ -334,6 +348,27 @@ def _selected(
         "work": f"{claim.batch}:{claim.token}",
         "step": found.step,
     }
+
+
+def too_much(chosen: Selection, data: Manifest, kind: str, share: float) -> str:
+    """Why a batch may not forget so many rows without approval; "" when it may.
+
+    Args:
+        chosen: Its rows.
+        data: The data set.
+        kind: Of the requests.
+        share: Most of the training rows that the model still knows; above 0, at most 1.
+    """
+    import numpy as np
+
+    part = len(chosen.forget) / (len(chosen.forget) + len(chosen.retain))
+    if part > share:
+        return f"the batch would forget {part:.0%} of the rows that the model knows, more than {share:.0%}"
+    if kind != "class" and data.card.task == "classification":
+        targets = data.targets()
+        if len(np.setdiff1d(targets[chosen.forget], targets[chosen.retain])):
+            return "the batch would forget every row of a class, which nobody asked for by its name"
+    return ""
 
 
 def _rung(found: Try, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

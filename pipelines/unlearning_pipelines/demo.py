@@ -17,7 +17,7 @@ from unlearning_components.surroundings import fetch_model, tracker
 from unlearning_pipelines.certificate_cli import verify_certificate
 from unlearning_pipelines.deletions import words
 from unlearning_pipelines.deployment import DIGITS, check_before_training, train_model
-from unlearning_pipelines.ledger_cli import file_one
+from unlearning_pipelines.ledger_cli import file_one, opened
 from unlearning_pipelines.local import OnStage, Runner
 from unlearning_pipelines.parameters import defaults
 from unlearning_pipelines.preflight import check_run, known
@@ -89,7 +89,18 @@ def run_demo(forget: Sequence[str], *, seed: int, runner: Runner | None = None) 
 def _free_name() -> str:
     """What this demo's model is called: every demo has its own, and an earlier one keeps what it was made to forget."""
     names = (MODEL, *(f"{MODEL}-{number}" for number in range(2, 10_000)))
-    return next(name for name in names if not known(f"models:/{name}@champion"))
+    return next(name for name in names if not known(f"models:/{name}@champion") and not _asked_about(name))
+
+
+def _asked_about(name: str) -> bool:
+    """Whether the ledger has a request about a model, of a demo whose models are gone."""
+    from unlearning.ledger.opening import has_ledger
+    from unlearning.ledger.overview import list_requests
+
+    if not has_ledger():
+        return False
+    with opened() as found:
+        return any(True for _ in list_requests(found, model=name, limit=1))
 
 
 def show_result(result: Result) -> None:

@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from unlearning.ledger.filing import Filed
+    from unlearning.ledger.guards import Guards
     from unlearning.ledger.overview import Status
     from unlearning.ledger.store import Ledger
 
@@ -72,6 +73,7 @@ def file_one(
     from unlearning.errors import DataError, UsageError
     from unlearning.ledger.events import moment
     from unlearning.ledger.filing import file_requests
+    from unlearning.ledger.guards import holds
     from unlearning.ledger.requests import request_from
 
     with opened(make=True) as found:
@@ -81,7 +83,7 @@ def file_one(
             request = request_from(values)
         except DataError as error:
             raise UsageError(str(error)) from error
-        (filed,) = file_requests(found, [request], actor=by)
+        (filed,) = file_requests(found, [request], actor=by, hold=holds(found, guards()))
         if filed.reason:
             raise UsageError(f"the request was not filed: {filed.reason}")
         return filed, str(next(iter(_rows(found, filed.ref)))["due_at"])
@@ -99,12 +101,14 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """File every good row of a file, and say why the others are not."""
+    from unlearning.ledger.guards import holds
     from unlearning.ledger.intake import import_file
 
     given = {"model": model, "controller": controller, "regulation": regulation}
     with opened(make=True) as found:
         defaults = {name: value for name, value in given.items() if value}
-        report = import_file(found, path, actor=by, defaults=defaults, rejects=rejects)
+        hold = holds(found, guards())
+        report = import_file(found, path, actor=by, defaults=defaults, rejects=rejects, hold=hold)
     typer.echo(
         f"{report.accepted} accepted, {report.repeated} filed before, {report.twins} twins, "
         f"{report.rejected} rejected ({report.conflicts} conflicts)"
@@ -119,10 +123,11 @@ def import_(
 @requests.command()
 def intake(by: By = "intake", as_json: Json = False) -> None:
     """Import what was dropped under requests/inbox/ in the object store; every batch begins with it, too."""
+    from unlearning.ledger.guards import holds
     from unlearning.ledger.inbox import take_in, totals
 
     with opened(make=True) as found:
-        drops = take_in(found, the_store(), actor=by)
+        drops = take_in(found, the_store(), actor=by, hold=holds(found, guards()))
     typer.echo(totals(drops))
     for one in drops:
         if one.refused or one.rejected:
@@ -168,7 +173,8 @@ def status(
             _show(find(found, ref), as_json)
             return
         now = figures(found, days=2 * cadence_days)
-        why = [*alarms(now, found.clock(), cadence_days=cadence_days), *_refused()]
+        budget = guards().hours
+        why = [*alarms(now, found.clock(), cadence_days=cadence_days, budget_hours=budget), *_refused()]
     if html is not None:
         html.write_text(page(now, why, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"))
     if prometheus:
@@ -198,6 +204,21 @@ def release(ref: Ref, by: By = DESK) -> None:
     with opened() as found:
         filing.release(found, whole(found, ref), actor=by)
     typer.echo(f"released {ref[:12]}")
+
+
+@requests.command()
+def approve(
+    refs: Annotated[list[str], typer.Argument(help="Requests that a guard holds, each by its first 6 digits or more.")],
+    by: Annotated[str, typer.Option("--by", help="The role that approves: not the one that filed them.")],
+) -> None:
+    """Approve requests that a guard holds; each goes on once enough roles have approved it."""
+    from unlearning.ledger.guards import approve as approve_one
+
+    with opened() as found:
+        for ref in refs:
+            left = approve_one(found, whole(found, ref), actor=by)
+            more = f"{left} more {'role' if left == 1 else 'roles'} must" if left else "it waits for the next batch"
+            typer.echo(f"approved {ref[:12]} by {by}: {more}")
 
 
 @requests.command()
@@ -411,6 +432,14 @@ def opened(*, make: bool = False, any_layout: bool = False) -> Iterator[Ledger]:
         found.close()
 
 
+def guards() -> Guards:
+    """The bounds of what goes without people, as the environment says."""
+    from unlearning.ledger.guards import guards_from
+    from unlearning.settings import Settings
+
+    return guards_from(Settings().guards)
+
+
 def the_store() -> Any:
     """The object store in force."""
     from unlearning.settings import Settings
@@ -463,6 +492,13 @@ def _table(now: Status, why: list[str]) -> None:
     if now.next_due:
         typer.echo(f"next due   {now.next_due[:10]}; the oldest waits for {now.oldest_days:g} days")
     typer.echo(f"settled    {now.last_settled[:19] or 'never'}")
+    if now.batches:
+        tries = f"{now.batches} in 30 days, {now.turned_away} turned away by a gate"
+        typer.echo(f"tries      {tries}; {now.batch_hours:g} hours, 95 of 100 within {now.batch_hours_p95:g}")
+    if now.close_days_p95:
+        typer.echo(
+            f"closed     half within {now.close_days_p50:g} days of the asking, 95 of 100 in {now.close_days_p95:g}"
+        )
     for one in now.active:
         typer.echo(f"at work    {one['batch'][:12]} on {one['model']}, {one['state']}, {one['owner']}")
     for reason in why:

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         default=0, ge=0, le=36500, description="Days that evidence in a bucket is locked (UNLEARN_EVIDENCE_LOCK_DAYS)"
     )
 
+    guards: str = Field(
+        default="", description="Bounds of what goes without people: approvals=2,daily=500 (UNLEARN_GUARDS)"
+    )
     reset_every: int = Field(
         default=20, ge=0, le=100_000, description="Batches until a full retrain; 0: never (UNLEARN_RESET_EVERY)"
     )

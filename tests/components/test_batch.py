@@ -19,6 +19,7 @@ from unlearning.ledger.checking import check_certificate, ok
 from unlearning.ledger.events import moment
 from unlearning.ledger.exclusion import check, excluded
 from unlearning.ledger.filing import cancel, file_requests
+from unlearning.ledger.guards import approve
 from unlearning.ledger.inbox import PREFIX as PREFIX_OF_DROPS
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.overview import find, list_requests
@@ -407,6 +408,51 @@ def test_a_batch_that_cannot_be_served_is_held_for_a_person(place: Any, name: st
     (row,) = [one for one in list_requests(ledger) if one["ref"] == ref]
     ledger.close()
     assert "all 3 classes" in row["reason"]
+
+
+def test_a_share_that_is_too_large_is_held_until_it_is_approved(
+    place: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARDS", "share=0.4,approvals=2")
+    data = make_manifest(place.source)
+    rows = data.table.take(data.rows("train"))
+    half = rows["sample_id"].to_pylist()[: len(rows) // 2]
+    ref, few = asked(name, "half", "sample", *half), asked(name, "few", "sample", *rows["sample_id"].to_pylist()[-2:])
+    assert following(place, name, tmp_path / "batch") is None
+    assert (state(ref)[0], state(few)[0]) == ("held", "held"), "nobody can tell which of them is too much"
+    ledger = open_ledger()
+    assert "more than 40%" in find(ledger, ref)["reason"]
+    for one in (ref, few):
+        assert approve(ledger, one, actor="privacy") == 1
+        assert approve(ledger, one, actor="models") == 0
+    ledger.close()
+    batch = following(place, name, tmp_path / "again")
+    assert batch["count"] == 2, "what was approved is not held again"
+    end_batch(tmp_path / "again", FAILED, tmp_path, run="", desk=tmp_path / "desk")
+
+
+def test_every_row_of_a_class_goes_by_its_name_or_by_leave(place: Any, name: str, tmp_path: Path) -> None:
+    data = make_manifest(place.source)
+    rows = data.table.take(data.rows("train"))
+    pairs = zip(rows["sample_id"].to_pylist(), rows["target"].to_pylist(), strict=True)
+    ref = asked(name, "quietly", "sample", *(row for row, target in pairs if target == "two"))
+    assert following(place, name, tmp_path / "batch") is None
+    ledger = open_ledger()
+    assert "every row of a class" in find(ledger, ref)["reason"]
+    ledger.close()
+
+
+def test_a_batch_waits_for_enough_requests_and_says_so(
+    place: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARDS", "batch=3")
+    ref = asked(name, "one", "class", "two")
+    assert following(place, name, tmp_path / "batch", cadence_days=7.0) is None
+    assert "1 requests wait for 2 more, or until one is due in 21 days" in capsys.readouterr().out
+    assert state(ref)[0] == "pending"
+    batch = following(place, name, tmp_path / "due", cadence_days=15.0)
+    assert batch["count"] == 1, "it is due before two more runs"
+    end_batch(tmp_path / "due", FAILED, tmp_path, run="", desk=tmp_path / "desk")
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,33 @@ def test_hold_release_extend_cancel_and_deny(unlearn: Any) -> None:
     assert "nothing waits" in unlearn("ledger", "plan").out
 
 
+def test_a_class_is_held_until_two_roles_approved_it(unlearn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_GUARDS", "approvals=2")
+    ref = filed(unlearn, "1", "cat", kind="class")
+    assert "held" in unlearn("requests", "list").out
+    refused(unlearn("requests", "release", ref[:10]), 2, "requests approve")
+    refused(unlearn("requests", "approve", ref[:10], "--by", "desk"), 2, '"desk" filed request')
+    assert "1 more role must" in unlearn("requests", "approve", ref[:10], "--by", "privacy").out
+    assert "waits for the next batch" in unlearn("requests", "approve", ref[:10], "--by", "models").out
+    assert last(unlearn("ledger", "plan", "--json"))["count"] == 1
+    monkeypatch.setenv("UNLEARN_GUARDS", "aprovals=2")
+    refused(unlearn(*ADD, "--key", "2", "--id", "u"), 2, 'did you mean "approvals"')
+
+
+def test_what_a_controller_files_beyond_its_day_is_held(
+    unlearn: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARDS", "daily=2")
+    path = tmp_path / "drop.csv"
+    path.write_text("key,kind,ids\n" + "".join(f"{n},subject,u{n}\n" for n in range(4)))
+    given = ("--model", "faces", "--controller", "shop", "--json")
+    assert last(unlearn("requests", "import", str(path), *given))["accepted"] == 4
+    store = open_store(Settings().store_uri)
+    store.put("requests/inbox/shop/faces/b.csv", b"key,kind,ids\n9,subject,u9\n")
+    unlearn("requests", "intake")
+    assert last(unlearn("requests", "status", "--json"))["counts"]["held"] == 3
+
+
 def test_status_ends_with_3_when_someone_must_act(unlearn: Any) -> None:
     filed(unlearn, "fresh", "u1")
     assert unlearn("requests", "status").code == 0

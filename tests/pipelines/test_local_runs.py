@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from kfp import compiler, dsl
 from support.chain import CANARY, DEFAULTS
 
 from unlearning.data.samples import Rows
-from unlearning.data.selection import as_ranges
+from unlearning.data.selection import ForgetRequest, as_ranges, rows_meant, select
 from unlearning.data.sources import fit_scaling, make_manifest
 from unlearning.errors import PipelineError
+from unlearning.ledger.checking import check_certificate, ok
 from unlearning.ledger.events import moment
+from unlearning.ledger.exclusion import check, excluded
 from unlearning.ledger.filing import file_requests
 from unlearning.ledger.opening import open_ledger
 from unlearning.ledger.requests import request_from
 from unlearning.ledger.segments import verify_sealed
+from unlearning.ledger.signing import public_key
 from unlearning.ledger.verification import verify
 from unlearning.metrics.accuracy import accuracy
 from unlearning.models.bundle import load_bundle, read_bundle
@@ -39,6 +43,7 @@ from unlearning_components.surroundings import fetch_model, open_for, store, tra
 from unlearning_pipelines.compile import COMPILED
 from unlearning_pipelines.deployment import train_model
 from unlearning_pipelines.local import run_locally
+from unlearning_pipelines.preflight import claim_home
 from unlearning_pipelines.runs import run_pipeline
 
 pytestmark = pytest.mark.slow
@@ -292,7 +297,8 @@ def test_a_run_killed_at_promotion_changes_nothing_and_the_compiled_yaml_complet
 
 def _asked(model: str, *ids: str, kind: str = "class") -> str:
     ledger = open_ledger(make=True)
-    asked = {"controller": "shop", "key": f"{model}-{ids[0]}", "kind": kind, "ids": list(ids), "model": model}
+    key = f"{model}-{ids[0]}".replace("/", "-")
+    asked = {"controller": "shop", "key": key, "kind": kind, "ids": list(ids), "model": model}
     request = request_from({**asked, "submitted_at": moment(ledger.clock())})
     (filed,) = file_requests(ledger, [request], actor="intake")
     ledger.close()
@@ -343,6 +349,50 @@ def test_what_waits_is_served_and_a_batch_that_was_killed_goes_on_where_it_stopp
     assert [*verify(ledger), *verify_sealed(ledger, store())] == []
     ledger.close()
     assert not list(store().keys("work"))
+
+
+def test_a_period_is_forgotten_by_a_batch_and_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if re.match("UNLEARN_|MLFLOW_", name)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    hours, draw = np.arange(1500), np.random.default_rng(0)
+    values = np.stack([np.sin(hours / 24 * 2 * np.pi), np.cos(hours / 24 * 2 * np.pi)]) * 10
+    values += draw.normal(0, 2, values.shape)
+    times = [datetime(2017, 1, 1) + timedelta(hours=int(hour)) for hour in hours]
+    rows = [f"{time},{load:.3f},{heat:.3f}" for time, load, heat in zip(times, *values, strict=True)]
+    (tmp_path / "series.csv").write_text("\n".join(["date,load,heat", *rows]) + "\n")
+    source = f"windows:{tmp_path / 'series.csv'}?target=heat&encoder=12&horizon=3&unit=C"
+    claim_home()
+    train_model(name="heat", manifest=source, architecture="", arguments={}, recipe={"epochs": 2}, seed=0)
+    period = "2017-01-10/2017-01-15"
+    ref = _asked("heat", period, kind="period")
+    every = policy_for("regression", "period")
+    bounds = dict.fromkeys(set(every) - {"weights_changed", "retain_error_rise.test"}, "none")
+    batch = {"name": "heat", "manifest": source, "policies": {"period": bounds}}
+    result = run_pipeline("deletion_batch", batch, on_stage=lambda *_: None)
+    assert result.verdict == "pass"
+    assert [(one["ref"], one["outcome"]) for one in result.deletions["requests"]] == [(ref, "erased_approx_audited")]
+    (path,) = result.deletions["certificates"]
+    model = fetch_model("models:/heat@champion", tmp_path / "model")
+    key = public_key(Path(result.deletions["public_key"]).read_bytes())
+    lines = check_certificate(Path(path).read_bytes(), key, model=model.folder)
+    assert ok(lines)
+    assert [line.mark for line in lines if line.what == "model"] == ["verified"]
+    data = make_manifest(source)
+    gone = select(data, ForgetRequest("period", (period,)), seed=0).forget
+    assert model.card.forgotten_rows == {data.digest: as_ranges(gone)}
+    ledger = open_ledger()
+    excluded_rows = check(
+        ledger.names,
+        excluded(store()),
+        {},
+        dataset=data.card.name,
+        rows_in=lambda kind, text: rows_meant(data, ForgetRequest(kind, (text,))).tolist(),
+    )
+    assert set(gone) <= set(excluded_rows.rows), "no training set may have these windows again"
+    assert [*verify(ledger), *verify_sealed(ledger, store())] == []
+    ledger.close()
 
 
 def test_an_empty_queue_ends_after_its_first_stage_and_leaves_no_run_and_no_version(tmp_path: Path) -> None:

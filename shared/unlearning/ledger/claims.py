@@ -41,6 +41,7 @@ class Plan:
         overdue: How many of them are past theirs.
         twins: How many ask for the very same as another one.
         waiting: Other requests about this model that would still wait.
+        urgent: How many of them go first.
     """
 
     batch: str
@@ -50,6 +51,7 @@ class Plan:
     overdue: int
     twins: int
     waiting: int
+    urgent: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def claim(
     settings: Mapping[str, Any] | None = None,
     lease_seconds: float = LEASE_SECONDS,
     resume: bool = False,
+    begin: bool = True,
 ) -> Claim | None:
     """A batch to work on; None, quickly, when nothing waits or others are at work on all that does.
 
@@ -133,13 +136,14 @@ def claim(
         settings: As for `plan`.
         lease_seconds: How long, from now, nobody may take over.
         resume: Take over a batch of this very owner at once: it is a process that was started again.
+        begin: Whether a new batch may be made, or one be taken over alone.
     """
     again = owner if resume else ""
     if limit < 0 or not 0 < lease_seconds <= 31 * 86400:
         raise UsageError(
             f"a claim needs a limit of 0 or more and a lease of up to 31 days, got {limit}, {lease_seconds}"
         )
-    if not _worth_a_try(ledger, model, again):
+    if not _worth_a_try(ledger, model, again, begin):
         return None
     with ledger.writing(owner) as writer:
         now, until = moment(writer.now), moment(writer.now + timedelta(seconds=lease_seconds))
@@ -148,7 +152,7 @@ def claim(
             token = writer.append("taken_over", batch=found.batch, body=content).seq
             batch = found.batch
         else:
-            planned = _plan(writer.connection, now, model, limit, base, settings or {})
+            planned = _plan(writer.connection, now, model, limit, base, settings or {}) if begin else None
             if planned is None:
                 return None
             batch, table = planned.batch, tables.batches
@@ -281,12 +285,12 @@ def _as_claim(row: Any) -> Claim:
     )
 
 
-def _worth_a_try(ledger: Ledger, model: str, owner: str) -> bool:
+def _worth_a_try(ledger: Ledger, model: str, owner: str, begin: bool) -> bool:
     """Whether anything waits or may be taken over; takes no turn."""
     with ledger.reading() as connection:
         if _expired(connection, moment(ledger.clock()), model, owner) is not None:
             return True
-        return _most_urgent(connection, model) is not None
+        return begin and _most_urgent(connection, model) is not None
 
 
 def _expired(connection: sa.Connection, now: str, model: str, owner: str) -> Any:
@@ -325,14 +329,16 @@ def _plan(
         table.c.dataset == first.dataset,
         table.c.kind == first.kind,
     )
-    query = sa.select(table.c.ref, table.c.target, table.c.due_at).where(*alike)
+    query = sa.select(table.c.ref, table.c.target, table.c.due_at, table.c.urgency).where(*alike)
     if limit:
         query = query.order_by(table.c.urgency, table.c.due_at, table.c.received_seq).limit(limit)
     due: dict[str, str] = {}
     targets: set[bytes] = set()
+    urgent = 0
     for row in connection.execute(query, execution_options={"yield_per": 10_000}):
         due[row.ref] = row.due_at
         targets.add(bytes.fromhex(row.target))
+        urgent += row.urgency == 0
     if limit and len(due) == limit:
         for chunk in chunks(targets, 5000):
             wanted = [target.hex() for target in chunk]
@@ -359,4 +365,5 @@ def _plan(
         overdue=sum(date < now for date in due.values()),
         twins=len(refs) - len(targets),
         waiting=int(waiting) - len(refs),
+        urgent=urgent,
     )

@@ -42,6 +42,7 @@ EFFECTS: dict[str, Effect] = {
     "received": Effect((), PENDING),
     "conflict": Effect(STATES),
     "held": Effect((PENDING,), HELD),
+    "approved": Effect((HELD,)),
     "released": Effect((HELD,), PENDING),
     "extended": Effect((PENDING, HELD, CLAIMED)),
     "cancelled": Effect((PENDING, HELD), CANCELLED),

@@ -11,7 +11,7 @@ from unlearning.ledger.overview import Status
 WAITING = ("pending", "held", "claimed", "promoting")
 
 
-def alarms(status: Status, now: datetime, *, cadence_days: float) -> list[str]:
+def alarms(status: Status, now: datetime, *, cadence_days: float, budget_hours: float = 0.0) -> list[str]:
     """Why someone must act, a sentence each; empty when nothing is due.
 
     Args:
@@ -19,6 +19,7 @@ def alarms(status: Status, now: datetime, *, cadence_days: float) -> list[str]:
         now: The time.
         cadence_days: Days between two scheduled batches; after two of them without a settled batch, while requests
             wait, the scheduler is taken for dead.
+        budget_hours: Hours that the batches of 30 days may take; 0: any. Somebody may be sending what makes them dear.
     """
     found = []
     if status.overdue:
@@ -27,6 +28,11 @@ def alarms(status: Status, now: datetime, *, cadence_days: float) -> list[str]:
         found.append(f"{status.at_risk} requests are due within {status.days:g} days: run a batch now")
     if status.eroded:
         found.append(f"what was deleted before shows again in {', '.join(status.eroded)}: run a batch, it retrains")
+    if 0 < budget_hours < status.batch_hours:
+        found.append(
+            f"batches took {status.batch_hours:g} hours in 30 days, the budget is {budget_hours:g}: "
+            f"look which requests were dear ({status.turned_away} of {status.batches} tries were turned away)"
+        )
     limit = now - timedelta(days=2 * cadence_days)
     quiet = not status.last_settled or time_of(status.last_settled) < limit
     if waiting(status) and quiet and status.oldest_days > 2 * cadence_days:
@@ -53,6 +59,8 @@ def page(status: Status, why: list[str], at: str) -> str:
         "oldest waits": f"{status.oldest_days:g} days",
         "next due": status.next_due[:10] or "nothing",
         "last batch settled": status.last_settled[:19] or "never",
+        "asked to closed": f"{status.close_days_p50:g} days for half, {status.close_days_p95:g} for 95 of 100",
+        "tries in 30 days": f"{status.batches}, {status.turned_away} turned away, {status.batch_hours:g} hours",
         "ledger": f"{status.seq} events, head {status.head}",
     }
     at_work = {f"at work on {one['model']}": f"{one['state']} by {one['owner']}" for one in status.active}
@@ -78,6 +86,12 @@ def prometheus(status: Status) -> str:
         ("at_risk", status.at_risk),
         ("extended", status.extended),
         ("oldest_days", status.oldest_days),
+        ("batches_30_days", status.batches),
+        ("batches_turned_away_30_days", status.turned_away),
+        ("batch_hours_30_days", status.batch_hours),
+        ("batch_hours_p95", status.batch_hours_p95),
+        ("close_days_p50", status.close_days_p50),
+        ("close_days_p95", status.close_days_p95),
         ("models_eroded", len(status.eroded)),
         ("batches_at_work", len(status.active)),
         ("last_settled_timestamp_seconds", round(settled)),

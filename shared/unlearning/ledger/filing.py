@@ -28,6 +28,29 @@ _LEFTOVER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Why a request is held.
+
+    Attributes:
+        reason: One line.
+        guard: The name of the guard that holds it, whose approval it needs; "": anybody may release it.
+        approvals: How many roles must approve it.
+    """
+
+    reason: str
+    guard: str = ""
+    approvals: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """Of the event."""
+        more = {"guard": self.guard, "approvals": self.approvals} if self.guard else {}
+        return {"reason": checked_reason(self.reason), **more}
+
+
+Holds = Callable[[DeletionRequest], Hold | None]
+
+
+@dataclass(frozen=True)
 class Filed:
     """What became of one request on arrival.
 
@@ -50,7 +73,7 @@ def file_requests(
     requests: Iterable[DeletionRequest],
     *,
     actor: str,
-    hold: Callable[[DeletionRequest], str] = lambda request: "",
+    hold: Holds = lambda request: None,
 ) -> Iterable[Filed]:
     """What became of each request, in their order, a thousand at a time; each thousand is kept whole or not at all.
 
@@ -60,7 +83,7 @@ def file_requests(
         ledger: Where.
         requests: Checked.
         actor: The role or process that files them.
-        hold: Gives the reason for holding a request until someone releases it, or "".
+        hold: Says why a new request is held until someone releases or approves it, or None.
     """
     for chunk in chunks(requests, PARCEL_REQUESTS):
         yield from _file(ledger, chunk, actor, hold)
@@ -74,9 +97,19 @@ def hold(ledger: Ledger, ref: str, reason: str, *, actor: str) -> None:
 
 
 def release(ledger: Ledger, ref: str, *, actor: str) -> None:
-    """Lets a held request into batches again."""
+    """Lets a held request into batches again.
+
+    Raises:
+        UsageError: When a guard holds it, which wants approvals.
+    """
+    from unlearning.ledger.guards import held_by
+
     with ledger.writing(actor) as writer:
-        row_of(writer, ref)
+        if row_of(writer, ref).state == HELD and (guard := held_by(writer.connection, ref)) is not None:
+            raise UsageError(
+                f"request {ref[:12]} needs {guard['approvals']} approvals, each by a role that did not file it: "
+                "`unlearn requests approve`"
+            )
         writer.append("released", request=ref)
 
 
@@ -228,9 +261,7 @@ def checked_reason(text: str) -> str:
     return text
 
 
-def _file(
-    ledger: Ledger, chunk: list[DeletionRequest], actor: str, hold: Callable[[DeletionRequest], str]
-) -> list[Filed]:
+def _file(ledger: Ledger, chunk: list[DeletionRequest], actor: str, hold: Holds) -> list[Filed]:
     names, now = ledger.names, ledger.clock()
     refs = [one.ref(names) for one in chunk]
     with ledger.reading() as connection:
@@ -285,8 +316,8 @@ def _file(
             writer.append("received", request=ref, body=body)
             twins.setdefault(target, ref)
             mapped.append({"ref": ref, "parcel": parcel})
-            if reason := hold(one):
-                writer.append("held", request=ref, body={"reason": checked_reason(reason)})
+            if (why := hold(one)) is not None:
+                writer.append("held", request=ref, body=why.body())
         if mapped:
             if not ledger.vault.holds(parcel):
                 raise LedgerError("filing took so long that its ids were taken for leftovers: file the same again")

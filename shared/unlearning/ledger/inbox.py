@@ -19,6 +19,7 @@ from typing import Any
 
 from unlearning.errors import DataError, StorageError, UsageError
 from unlearning.ledger import opendsr
+from unlearning.ledger.filing import Holds
 from unlearning.ledger.intake import import_file
 from unlearning.ledger.store import Ledger
 from unlearning.storage import ObjectStore
@@ -58,7 +59,7 @@ class Drop:
     moved: str = ""
 
 
-def take_in(ledger: Ledger, store: ObjectStore, *, actor: str) -> list[Drop]:
+def take_in(ledger: Ledger, store: ObjectStore, *, actor: str, hold: Holds = lambda request: None) -> list[Drop]:
     """What became of every file in the inbox that was not done before; none is left there that a store can name.
 
     A drop is never changed after it was made: another one has another name. One that does change is read again.
@@ -67,8 +68,9 @@ def take_in(ledger: Ledger, store: ObjectStore, *, actor: str) -> list[Drop]:
         ledger: Where the requests are filed.
         store: Whose inbox.
         actor: The process that takes them in.
+        hold: As for `file_requests`.
     """
-    return [done for key in list(store.keys(PREFIX)) if (done := _taken(ledger, store, key, actor)) is not None]
+    return [done for key in list(store.keys(PREFIX)) if (done := _taken(ledger, store, key, actor, hold)) is not None]
 
 
 def waiting(store: ObjectStore) -> bool:
@@ -88,7 +90,7 @@ def _is_safe(key: str) -> bool:
         return False
 
 
-def _taken(ledger: Ledger, store: ObjectStore, key: str, actor: str) -> Drop | None:
+def _taken(ledger: Ledger, store: ObjectStore, key: str, actor: str, hold: Holds) -> Drop | None:
     if key.endswith(UNFINISHED) or key == PREFIX:
         return None
     if not _is_safe(key):
@@ -106,7 +108,7 @@ def _taken(ledger: Ledger, store: ObjectStore, key: str, actor: str) -> Drop | N
             if refused := str(json.loads(store.get(report))["refused"]):
                 made = Drop(report, refused=refused, moved=_beside(mark, name))
         else:
-            made, rejects = _filed(ledger, path, name, report, actor)
+            made, rejects = _filed(ledger, path, name, report, actor, hold)
             made = replace(made, moved=_beside(mark, name)) if made.refused else made
             store.create(
                 report,
@@ -127,25 +129,29 @@ def _beside(mark: str, name: str) -> str:
     return whole if _is_safe(whole) else f"{REFUSED}/{mark}/{PurePosixPath(name).name}"
 
 
-def _filed(ledger: Ledger, path: Path, name: str, report: str, actor: str) -> tuple[Drop, list[dict[str, Any]]]:
+def _filed(
+    ledger: Ledger, path: Path, name: str, report: str, actor: str, hold: Holds
+) -> tuple[Drop, list[dict[str, Any]]]:
     """What became of a file's rows, and those that were rejected."""
     given = dict(zip(_FOLDERS, PurePosixPath(name).parent.parts, strict=False))
     try:
         if path.suffix == ".json":
-            return _answered(ledger, path, given, report, actor), []
-        found = import_file(ledger, path, actor=actor, defaults=given)
+            return _answered(ledger, path, given, report, actor, hold), []
+        found = import_file(ledger, path, actor=actor, defaults=given, hold=hold)
     except (DataError, UsageError) as error:
         return Drop(report, refused=str(error)), []
     rejects = [{"line": line, "reason": reason} for line, reason in found.rejects]
     return Drop(report, found.accepted, found.repeated, found.rejected), rejects
 
 
-def _answered(ledger: Ledger, path: Path, given: dict[str, str], report: str, actor: str) -> Drop:
+def _answered(ledger: Ledger, path: Path, given: dict[str, str], report: str, actor: str, hold: Holds) -> Drop:
     if len(given) < len(_FOLDERS):
         raise UsageError(f"an OpenDSR request is dropped in {PREFIX}/CONTROLLER/MODEL/, which names what it does not")
     with path.open("rb") as file:
         body = file.read(opendsr.MOST_BYTES + 1)
-    status, answer = opendsr.accept(ledger, body, actor=actor, controller=given["controller"], model=given["model"])
+    status, answer = opendsr.accept(
+        ledger, body, actor=actor, controller=given["controller"], model=given["model"], hold=hold
+    )
     answer.pop("encoded_request", None)  # it repeats the identities, and this is kept
     if status != 201:
         return Drop(report, rejected=1, answer={"status": status, **answer})

@@ -12,7 +12,7 @@ from typing import Any
 
 from unlearning.errors import DataError
 from unlearning.ledger.events import moment
-from unlearning.ledger.filing import Filed, file_requests
+from unlearning.ledger.filing import Filed, Holds, file_requests
 from unlearning.ledger.readers import rows
 from unlearning.ledger.requests import DeletionRequest, request_from
 from unlearning.ledger.store import Ledger
@@ -50,7 +50,7 @@ def import_file(
     *,
     actor: str,
     defaults: Mapping[str, str] | None = None,
-    hold: Callable[[DeletionRequest], str] = lambda request: "",
+    hold: Holds = lambda request: None,
     rejects: Path | None = None,
 ) -> Report:
     """What became of a file of requests; importing it again files nothing twice.

@@ -7,7 +7,7 @@ due date is near skip to the last rung. When that fails too they are held for a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from unlearning.errors import UsageError
 from unlearning.ledger import tables
 from unlearning.ledger.claims import LEASE_SECONDS, Claim, claim, fenced, plan
 from unlearning.ledger.events import CLAIMED, PENDING, PROMOTING, canonical, moment
-from unlearning.ledger.filing import checked_reason
+from unlearning.ledger.filing import Hold, checked_reason
 from unlearning.ledger.promotion import standing
 from unlearning.ledger.store import Ledger
 
@@ -59,6 +59,7 @@ def claim_next(
     reset_every: int = 0,
     lease_seconds: float = LEASE_SECONDS,
     resume: bool = False,
+    begin: bool = True,
 ) -> Try | None:
     """The next batch with its rung; None, quickly, when nothing waits. The arguments are those of `claims.claim`.
 
@@ -76,6 +77,7 @@ def claim_next(
             one that follows on a model in which earlier deletions were seen to come back.
         lease_seconds: As for `claim`.
         resume: As for `claim`.
+        begin: As for `claim`.
     """
     if not ladder:
         raise UsageError("a ladder has one step or more")
@@ -100,6 +102,7 @@ def claim_next(
         settings=how,
         lease_seconds=lease_seconds,
         resume=resume,
+        begin=begin,
     )
     if held is None:
         return None
@@ -209,22 +212,27 @@ def retested(ledger: Ledger, claim: Claim, digest: str, measures: Sequence[Mappi
     return back
 
 
-def set_aside(ledger: Ledger, claim: Claim, reason: str) -> None:
+def set_aside(ledger: Ledger, claim: Claim, why: str | Hold, refs: Collection[str] | None = None) -> None:
     """Holds a batch's requests for a person: they cannot be served together as they are.
 
     Args:
         ledger: Which.
         claim: Before the point of no return.
-        reason: One line, without ids.
+        why: One line, without ids; or the guard that holds them.
+        refs: Those that are held; all of them when left out, the others wait again.
 
     Raises:
         ClaimLostError: When the batch is no longer this process's.
     """
+    hold = why if isinstance(why, Hold) else Hold(why)
     with ledger.writing(claim.owner) as writer:
         fenced(writer, claim, CLAIMED)
         table = tables.requests
         query = sa.select(table.c.ref).where(table.c.batch == claim.batch, table.c.state == CLAIMED)
-        inside = list(writer.connection.execute(query).scalars())
+        inside = [ref for ref in writer.connection.execute(query).scalars() if refs is None or ref in refs]
         writer.append("dissolved", batch=claim.batch, body={"reason": "set aside for a person"})
-        if inside:
-            writer.append("held", members=inside, body={"reason": checked_reason(reason)})
+        if hold.guard:
+            for ref in inside:
+                writer.append("held", request=ref, body=hold.body())
+        elif inside:
+            writer.append("held", members=inside, body=hold.body())

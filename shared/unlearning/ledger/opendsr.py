@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from unlearning.errors import DataError, UsageError
 from unlearning.ledger import tables
 from unlearning.ledger.events import time_of
+from unlearning.ledger.filing import Holds, file_requests
 from unlearning.ledger.filing import cancel as cancel_request
-from unlearning.ledger.filing import file_requests
 from unlearning.ledger.requests import request_from
 from unlearning.ledger.store import Ledger
 
@@ -48,6 +48,7 @@ def accept(
     actor: str,
     dataset: str = "*",
     identity_types: tuple[str, ...] = IDENTITY_TYPES,
+    hold: Holds = lambda request: None,
 ) -> Answer:
     """HTTP status and answer to a POST of `/requests`: 201 with the receipt, or 4xx without any identity.
 
@@ -59,6 +60,7 @@ def accept(
         actor: The process that takes it in.
         dataset: Name of the data set, or "*".
         identity_types: Those whose values are the data set's subject ids.
+        hold: As for `file_requests`.
     """
     try:
         asked = _parsed(body, identity_types)
@@ -67,7 +69,7 @@ def accept(
         )
     except DataError as error:
         return _error(400, str(error))
-    (filed,) = file_requests(ledger, [request], actor=actor)
+    (filed,) = file_requests(ledger, [request], actor=actor, hold=hold)
     if filed.status == "conflict":
         return _error(409, "subject_request_id was used before for another request, which is held now")
     if filed.status == "refused":

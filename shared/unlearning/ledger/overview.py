@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,12 +12,26 @@ import sqlalchemy as sa
 
 from unlearning.errors import UsageError
 from unlearning.ledger import tables
-from unlearning.ledger.events import CLAIMED, ENDED, PENDING, PROMOTING, STATES, Event, moment, time_of
-from unlearning.ledger.store import Ledger
+from unlearning.ledger.events import (
+    CLAIMED,
+    DISSOLVED,
+    ENDED,
+    PENDING,
+    PROMOTING,
+    SETTLED,
+    STATES,
+    Event,
+    moment,
+    time_of,
+)
+from unlearning.ledger.store import Ledger, chunks
 
 ACTIVE = (CLAIMED, PROMOTING)
 _WAITING = ("pending", "held", "claimed", "promoting")
 _PAGE = 2000
+SPAN = timedelta(days=30)
+"""How far the figures about batches look back."""
+_MOST_TIMES = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,12 @@ class Status:
         active: Batches at work: batch, model, state, owner and lease_until of each.
         last_settled: When a batch was last settled, or "".
         eroded: Models in which earlier deletions were found to come back, until one is trained again.
+        batches: Tries that ended in the last 30 days, those that a gate turned away too.
+        turned_away: How many of them a gate turned away.
+        batch_hours: Hours that all of them took together, from claim to end.
+        batch_hours_p95: Hours within which 95 of 100 of them ended.
+        close_days_p50: Days within which half of the requests that closed in the last 30 days did, from the asking.
+        close_days_p95: Likewise 95 of 100.
         seq: Number of the last event.
         head: Its digest.
     """
@@ -50,6 +71,12 @@ class Status:
     active: list[dict[str, str]] = field(default_factory=list)
     last_settled: str = ""
     eroded: list[str] = field(default_factory=list)
+    batches: int = 0
+    turned_away: int = 0
+    batch_hours: float = 0.0
+    batch_hours_p95: float = 0.0
+    close_days_p50: float = 0.0
+    close_days_p95: float = 0.0
     seq: int = 0
     head: str = ""
 
@@ -59,10 +86,16 @@ def status(ledger: Ledger, *, days: float = 7) -> Status:
 
     Args:
         ledger: Which.
-        days: A request that waits and is due within so many days is at risk.
+        days: A request that waits and is due within so many days, and the time that a batch takes, is at risk.
     """
     now, table = ledger.clock(), tables.requests
     waiting = table.c.state.in_(_WAITING)
+    since = now - SPAN
+    with ledger.reading() as connection:
+        hours, turned_away = _tries(connection, moment(since))
+        took = _closed(connection, moment(since))
+    longest = _share_below(hours, 0.95)
+    days = round(days + longest / 24, 2)
     soon = moment(now + timedelta(days=days))
     with ledger.reading() as connection:
         groups = connection.execute(
@@ -108,9 +141,51 @@ def status(ledger: Ledger, *, days: float = 7) -> Status:
         ],
         last_settled=settled or "",
         eroded=back,
+        batches=len(hours),
+        turned_away=turned_away,
+        batch_hours=round(sum(hours), 3),
+        batch_hours_p95=round(longest, 3),
+        close_days_p50=round(_share_below(took, 0.5), 2),
+        close_days_p95=round(_share_below(took, 0.95), 2),
         seq=int(head.seq),
         head=str(head.hash),
     )
+
+
+def _tries(connection: sa.Connection, since: str) -> tuple[list[float], int]:
+    """Hours that each try took that ended since, sorted, and how many of them a gate turned away."""
+    batches, events = tables.batches, tables.events
+    ended = sa.select(batches.c.batch).where(batches.c.state.in_((SETTLED, DISSOLVED)), batches.c.changed_at >= since)
+    hours, begun, turned_away = list[float](), dict[str, str](), 0
+    for part in chunks(list(connection.execute(ended).scalars()), 5000):
+        kinds = ("claimed", "gated", "settled", "dissolved", "withdrawn")
+        query = sa.select(events.c.batch, events.c.kind, events.c.at)
+        query = query.where(events.c.batch.in_(part), events.c.kind.in_(kinds)).order_by(events.c.seq)
+        for row in connection.execute(query):
+            if row.kind == "claimed":
+                begun[row.batch] = row.at
+            elif row.at < since:
+                begun.pop(row.batch, None)
+            elif row.kind == "gated":
+                turned_away += 1
+            elif start := begun.pop(row.batch, ""):
+                hours.append(max(0.0, (time_of(row.at) - time_of(start)).total_seconds() / 3600))
+    return sorted(hours), turned_away
+
+
+def _closed(connection: sa.Connection, since: str) -> list[float]:
+    """Days from asking to closing of the requests that closed since, sorted; of a hundred thousand at most."""
+    table = tables.requests
+    query = sa.select(table.c.submitted_at, table.c.changed_at).where(
+        table.c.state == "closed", table.c.purged.is_(False), table.c.changed_at >= since
+    )
+    rows = connection.execute(query.limit(_MOST_TIMES)).all()
+    return sorted((time_of(row.changed_at) - time_of(row.submitted_at)).total_seconds() / 86400 for row in rows)
+
+
+def _share_below(values: list[float], share: float) -> float:
+    """The smallest of some sorted values that this share of them does not exceed; 0 without any."""
+    return values[max(0, math.ceil(share * len(values)) - 1)] if values else 0.0
 
 
 def list_requests(
