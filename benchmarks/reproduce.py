@@ -83,9 +83,25 @@ def pairs(lines: list[Line]) -> list[Figures]:
     ]
 
 
+def forgotten_classes(variant: str) -> Callable[[list[Line]], list[Figures]]:
+    """Of the recorded runs on the published ResNet-20: accuracies before and in the end."""
+
+    def found(lines: list[Line]) -> list[Figures]:
+        rows = {"original": "original", "unlearned": "after repair"}
+        return [
+            {rows[m]: {f"{part} %": 100 * one[f"{part}.{m}"] for part in ("forget", "retain")} for m in rows}
+            for one in lines
+            if (one.get("variant"), one.get("forget")) == (variant, ["airplane", "bird"])
+        ]
+
+    return found
+
+
 RECORDED: dict[tuple[str, str], tuple[str, Callable[[list[Line]], list[Figures]]]] = {
     ("gkt", "ours, as it stops"): ("zero_shot-mnist.jsonl", zero_shot("mnist-lenet5")),
     ("gkt", "ours, AllCNN/8"): ("zero_shot-mnist.jsonl", zero_shot("mnist-allcnn")),
+    ("unsir", "ours, ResNet-20"): ("forget_class-cifar10.jsonl", forgotten_classes("unsir")),
+    ("unsir", "no noise, ResNet-20"): ("forget_class-cifar10.jsonl", forgotten_classes("without noise")),
     ("stsb", "ours"): ("regression-stsb.jsonl", pairs),
 }
 """Table and setting to the recorded file that has it, and how it is read; all others are in `OWN`."""

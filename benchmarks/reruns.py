@@ -122,7 +122,7 @@ def unsir(cache: Path, seeds: int, settings: Sequence[str]) -> Iterator[Line]:
             if network == "ResNet-20":
                 original, card, _ = forget_class.original_model("cifar10", manifest, cache, seed)
             else:
-                recipe = Recipe(epochs=5, learning_rate=0.01, batch_size=256, clip_value=0.1)
+                recipe = Recipe(epochs=3, learning_rate=0.01, batch_size=256, clip_value=0.1)
                 card = forget_class.card_for(manifest, "resnet18", {}, recipe=as_plain(recipe))
 
                 def start(card: Any = card) -> nn.Module:
@@ -329,7 +329,7 @@ def best_epoch(model: nn.Module, rows: Samples, validation: Rows, epochs: int, s
 
 RERUNS: dict[str, tuple[Callable[[Path, int, Sequence[str]], Iterator[Line]], tuple[str, ...], int]] = {
     "gkt": (gkt, tuple(GKT), 1),
-    "unsir": (unsir, (*(f"{how}, ResNet-18" for how in UNSIR), "code, ResNet-20", "ours, ResNet-20"), 1),
+    "unsir": (unsir, (*(f"{how}, ResNet-18" for how in UNSIR), "code, ResNet-20"), 1),
     "rocket": (rocket, tuple(ROCKET), 3),
     "super0": (super0, tuple(SUPER0), 3),
     "stsb": (stsb, ("code",), 3),

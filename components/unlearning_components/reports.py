@@ -129,7 +129,7 @@ def run_report(
     }
     notes = folders["preview"] / "notes.json" if "preview" in folders else None
     return RunReport(
-        title="Unlearning report",
+        title="",
         verdict=verdict,
         pipeline=pipeline,
         method=how.get("name", ""),

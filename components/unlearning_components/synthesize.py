@@ -67,8 +67,9 @@ def synthesize(
             progress=Lines(),
         )
         write_noise(learned, noise.path)
-        objectives = {"noise": learned.objective, "proxies": learned.proxy_objective}
-        record.history({f"{name}_objective": values for name, values in objectives.items() if values})
+        both = {"noise": learned.objective, "proxies": learned.proxy_objective}
+        objectives = {name: values for name, values in both.items() if values}
+        record.history({f"{name}_objective": values for name, values in objectives.items()})
         if learned.objective:
             names = [card.classes[index] for index in learned.classes.tolist()]
             pictures = noise_pictures(learned.images[:, :8].numpy(), card.mean or (0.0,), card.std or (1.0,), names)

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from unlearning.errors import UsageError
-from unlearning.policy.gates import Verdict
+from unlearning.policy.gates import CONTROLS, Gate, Verdict
 from unlearning.reporting import wording
 from unlearning.reporting.wording import CLOSE, OPEN, amount, clean, isolated, label, listed, percent, plain, points
 
@@ -159,7 +159,7 @@ class RunReport:
     """All that the report says; numbers and names only, no models or data.
 
     Attributes:
-        title: Headline.
+        title: Headline; empty: what was forgotten.
         verdict: Of the gates.
         pipeline: The pipeline that ran.
         method: The unlearning method.
@@ -247,6 +247,7 @@ def render_html(report: RunReport) -> str:
     """One HTML page that needs nothing else: no script, no other resource; the same report gives the same text."""
     return page_template("report.html.j2").render(
         report=report,
+        headline=_headline(report),
         word=WORDS[report.verdict.outcome],
         sentence=_sentence(report),
         tiles=_tiles(report),
@@ -264,7 +265,7 @@ def render_markdown(report: RunReport) -> str:
     """A short summary in Markdown: the verdict, the gates, what was run, what is not claimed; no HTML."""
     sentence = _sentence(report)
     lines = [
-        f"# {escaped_markdown(clean(report.title, 200))}",
+        f"# {escaped_markdown(plain(_headline(report)))}",
         "",
         f"**{WORDS[report.verdict.outcome]}**: {escaped_markdown(plain(sentence))}",
         "",
@@ -298,6 +299,11 @@ def render_markdown(report: RunReport) -> str:
         lines += ["", "Not claimed:", ""]
         lines += [f"- {escaped_markdown(clean(sentence, 600))}" for sentence in report.not_claimed]
     return "\n".join(lines) + "\n"
+
+
+def _headline(report: RunReport) -> str:
+    """Between isolation marks where it names something."""
+    return isolated(report.title, 200) if report.title else f"Forgetting {_forgotten(report, most=3)}"
 
 
 def _rows(report: RunReport) -> Mapping[str, str]:
@@ -461,7 +467,13 @@ def _heading(metric: str, request: str) -> str:
 
 
 def _score(value: float | None) -> str:
-    return wording.DASH if value is None else f"{value:.3f}"
+    return wording.DASH if value is None else f"{value:.3f}".replace("-", wording.MINUS)
+
+
+def _error(gate: Gate) -> str:
+    """Its standard error in the unit of its value; a dash for a question of yes or no."""
+    told = gate.metric in CONTROLS or gate.metric.startswith("finding.")
+    return wording.DASH if told or not gate.standard_error else amount(gate.metric, gate.standard_error)
 
 
 def _beside(value: float | None, low: float | None, high: float | None) -> float | None:
@@ -508,10 +520,12 @@ def page_template(name: str) -> Template:
         "clean": clean,
         "count": wording.counted,
         "duration": wording.duration,
+        "error": _error,
         "isolated": isolated,
+        "plain": plain,
         "isolating": _isolating,
         "heading": _heading,
-        "digits": lambda number: "not measured" if number is None else f"{number:.6g}",
+        "digits": lambda number: "not measured" if number is None else f"{number:.6g}".replace("-", wording.MINUS),
         "measured": lambda gate: amount(gate.metric, gate.value, against=_beside(gate.value, gate.low, gate.high)),
         "percent": percent,
         "points": points,

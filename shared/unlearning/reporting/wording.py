@@ -266,7 +266,10 @@ def _limit(metric: str, bound: float | None) -> str:
     if metric.startswith("finding."):
         return "none"
     unit = next((unit for unit in (" points", "%") if amount(metric, 0.5).endswith(unit)), "")
-    return f"{100 * bound if unit else bound:.6g}{unit}".replace("-", MINUS)
+    shown = 100 * bound if unit else bound
+    exact = f"{shown:.6g}"
+    # A bound that people chose is said as they chose it; one that was computed has no end of digits.
+    return f"{exact if float(exact) == round(shown, 12) else f'{shown:.4g}'}{unit}".replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:

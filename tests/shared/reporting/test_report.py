@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from support.browser import measured
+from support.browser import measured, printed
 
 from unlearning.errors import UsageError
 from unlearning.policy.gates import CLASS_POLICY, ROWS_POLICY, Bound, judge
@@ -367,6 +367,42 @@ def test_an_audit_and_what_weakens_the_verdict_stay_text(digits: RunReport) -> N
     assert "What weakens the verdict:" in markdown
     assert "<script" not in markdown
     assert "\u202e" not in markdown
+
+
+def test_without_a_title_the_page_is_named_by_what_was_forgotten(digits: RunReport) -> None:
+    untitled = replace(digits, title="")
+    page = render_html(untitled)
+    assert "<h1>Forgetting class <bdi>3</bdi></h1>" in page
+    assert "<title>PASS: Forgetting class 3</title>" in page
+    assert render_markdown(untitled).startswith("# Forgetting class 3\n")
+    people = replace(untitled, request="subject", forget_classes=[], rows={"forget_train": 58})
+    assert "<h1>Forgetting 58 training examples of the people who asked</h1>" in render_html(people)
+    hostile = render_html(replace(untitled, forget_classes=HOSTILE))
+    assert "script" not in _Page(hostile).tags
+    assert "x" * 61 not in hostile.split("<h2>")[0]
+
+
+def test_a_question_of_yes_or_no_has_no_standard_error(digits: RunReport) -> None:
+    asked = judge(
+        {"control.positive": 1.0, "membership_auc": 0.5},
+        {"control.positive": 0.2, "membership_auc": 0.03},
+        {"control.positive": Bound(low=1.0, why="it sees"), "membership_auc": Bound(high=0.6, why="")},
+    )
+    cells = re.findall(r'data-label="Standard error">(.*?)</td>', render_html(replace(digits, verdict=asked)))
+    assert cells == ["\u2013", "0.030"]
+
+
+def test_numbers_below_zero_have_a_true_minus(digits: RunReport) -> None:
+    attack = AttackRow(name="a", question="b", original=-0.25, unlearned=0.5, members=1, non_members=1)
+    page = render_html(replace(digits, attacks=[attack], metrics={"x": -1.5}))
+    assert "\u22120.250</td>" in page
+    assert "\u22121.5</td>" in page
+
+
+def test_a_printed_page_opens_what_is_folded_and_wastes_no_sheet(digits: RunReport, tmp_path: Path) -> None:
+    metrics = {f"forget_accuracy.test.{number}": 0.5 for number in range(140)}
+    sheets = printed(render_html(replace(digits, metrics=metrics)), tmp_path)
+    assert printed(render_html(replace(digits, metrics={})), tmp_path) < sheets <= 9
 
 
 def test_a_verdict_without_caveats_says_nothing_of_any(digits: RunReport) -> None:

@@ -43,6 +43,13 @@ def test_ranges_read_as_words() -> None:
     assert allowed("retain_accuracy_drop.test", None, 0.05) == "at most 5 points"
     assert allowed("membership_auc", 0.35, 0.65) == "0.35 to 0.65"
     assert allowed("retain_accuracy", 0.9, None) == "at least 90%"
+    assert allowed("membership_auc", 0.12345, None) == "at least 0.12345"
+    assert allowed("weights_changed", 1e-6, None) == "at least 1e\u221206"
+
+
+def test_a_bound_that_was_computed_has_four_digits() -> None:
+    assert allowed("membership_gap.loss.forget", -0.2074131234, 0.2074131234) == "\u22120.2074 to 0.2074"
+    assert allowed("forget_gap.train", None, 0.0712345678) == "at most 7.123 points"
 
 
 def test_a_change_has_its_sign_and_none_when_it_rounds_to_nothing() -> None:
