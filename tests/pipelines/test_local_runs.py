@@ -609,9 +609,15 @@ def test_stages_run_where_the_path_of_python_has_a_space(tmp_path: Path) -> None
     place.mkdir()
     (place / "env").symlink_to(sys.prefix)
     compiler.Compiler().compile(say_it, str(place / "say.yaml"))
-    command = [str(place / "env" / "bin" / "python"), "-m", "unlearning_pipelines.local", str(place / "say.yaml")]
+    asked = {
+        "pipeline": str(place / "say.yaml"),
+        "arguments": {"word": "it's here"},
+        "results": str(place / "results.json"),
+        "environment": environment(),
+    }
     ended = subprocess.run(
-        [*command, json.dumps({"word": "it's here"}), str(place / "results.json")],
+        [str(place / "env" / "bin" / "python"), "-m", "unlearning_pipelines.local"],
+        input=json.dumps(asked) + "\n",
         capture_output=True,
         text=True,
         timeout=300,
