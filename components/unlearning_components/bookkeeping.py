@@ -313,7 +313,7 @@ def _selected(
     data = fetch_manifest(manifest)
     mine = [{kind: rows for kind, rows in given.items() if kind == claim.kind} for given in (ladder, policies)]
     check_batches(*mine, reference=reference, task=card.task)
-    wanted = prepare(ledger, claim, _to_forget(data, card, claim.kind), evidence=data.digest)
+    wanted = prepare(ledger, claim, to_forget(data, card, claim.kind), evidence=data.digest)
     if not wanted.ids:
         return None
     try:
@@ -332,7 +332,7 @@ def _selected(
         key = f"{IDS}/{claim.batch}.txt"
         objects.put(key, "".join(f"{one}\n" for one in wanted.ids).encode())
         ids = f"{objects.uri}/{key}"
-    rung = _rung(found, ladder.get(claim.kind) or (VALUES_LADDER if card.task == "regression" else LADDERS[claim.kind]))
+    rung = how_at(found.step, claim.kind, ladder, card.task)
     return {
         "count": wanted.requests,
         "kind": claim.kind,
@@ -371,16 +371,30 @@ def too_much(chosen: Selection, data: Manifest, kind: str, share: float) -> str:
     return ""
 
 
-def _rung(found: Try, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    if found.step == "retrain":
+def how_at(step: str, kind: str, ladder: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """The method, and its settings, of a step of the ladder.
+
+    Args:
+        step: One of `LADDER`.
+        kind: Of the requests.
+        ladder: As for `next_batch`.
+        task: The model's.
+    """
+    if step == "retrain":
         return {"method": "retrain"}
-    place = {"first": 0, "stronger": 1, "other_method": 2, "bisect": 0}[found.step]
-    chosen: Mapping[str, Any] = steps[min(place, len(steps) - 1)]
-    return chosen
+    steps: Sequence[Mapping[str, Any]] = ladder.get(kind) or (VALUES_LADDER if task == "regression" else LADDERS[kind])
+    place = {"first": 0, "stronger": 1, "other_method": 2, "bisect": 0}[step]
+    return steps[min(place, len(steps) - 1)]
 
 
-def _to_forget(data: Manifest, card: ModelCard, kind: str) -> Callable[[str], bool]:
-    """Whether an id, or a range, means any training row that the model has not forgotten before."""
+def to_forget(data: Manifest, card: ModelCard, kind: str) -> Callable[[str], bool]:
+    """Whether an id, or a range, means any training row that the model has not forgotten before.
+
+    Args:
+        data: The data set.
+        card: The model's.
+        kind: What the ids are of.
+    """
     import numpy as np
 
     rows = np.setdiff1d(data.rows("train"), forgotten_before(card, data))

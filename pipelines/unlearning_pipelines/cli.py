@@ -93,6 +93,9 @@ def train(
 def run(
     pipeline: Annotated[str, typer.Argument(help="Name of a pipeline, such as delete_class.")],
     set_: Set = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Of deletion_batch: all of it on copies, and nothing is claimed or kept.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline on this machine, on KFP's local runner."""
@@ -101,6 +104,9 @@ def run(
 
     arguments = parse(pipeline, set_ or [])
     parameters = {**defaults(pipeline), **arguments}
+    if rehearse:
+        _rehearse(pipeline, arguments, as_json)
+        return
     with Runner() as runner:  # imports for the stages, while here everything is checked
         from unlearning_pipelines.demo import show_result, stages_shown
         from unlearning_pipelines.deployment import ensure_default_model
@@ -113,6 +119,26 @@ def run(
         with stages_shown() as on_stage:
             result = run_pipeline(pipeline, arguments, on_stage=on_stage, runner=runner)
     show_result(result)
+    _finish(asdict(result), result.verdict, as_json)
+
+
+def _rehearse(pipeline: str, arguments: dict[str, Any], as_json: bool) -> None:
+    from unlearning_pipelines.demo import show_result, stages_shown
+    from unlearning_pipelines.parameters import defaults
+    from unlearning_pipelines.preflight import check_run
+    from unlearning_pipelines.rehearsal import rehearse
+
+    if pipeline != "deletion_batch":
+        raise UsageError(f"--rehearse is for deletion_batch: {pipeline} claims nothing, give it another register_as")
+    check_run(pipeline, {**defaults(pipeline), **arguments})
+    with stages_shown() as on_stage:
+        result = rehearse(arguments, on_stage=on_stage)
+    if result is None:
+        _say("nothing waits that is not at work already")
+        _last_line({"requests": 0}, as_json)
+        return
+    show_result(result)
+    _say("a rehearsal: nothing was claimed, registered, certified or closed")
     _finish(asdict(result), result.verdict, as_json)
 
 

@@ -106,7 +106,7 @@ def _asked_about(name: str) -> bool:
 def show_result(result: Result) -> None:
     """The numbers that matter, and where to look next."""
     out, numbers = console(), result.metrics
-    if not result.mlflow_run_id:
+    if not result.mlflow_run_id and not result.verdict:
         out.print(
             f"   {'no batch was left to run' if result.deletions.get('requests') else 'nothing waited'}: no new version"
         )

@@ -300,9 +300,19 @@ def seal(as_json: Json = False) -> None:
 def plan(
     model: Annotated[str, typer.Option(help="Only requests about this model.")] = "",
     limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look its rows up, too: shares, gates, guards, time, what it would write.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --dry-run, a parameter of deletion_batch; repeat for more.", metavar="K=V"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the batch that a run would claim now; writes nothing."""
+    if dry_run:
+        _dry_run(model, limit, set_ or [], as_json)
+        return
     from unlearning.ledger.claims import plan as next_batch
     from unlearning.ledger.ladder import LADDER, rung_of
 
@@ -322,6 +332,35 @@ def plan(
     )
     facts = {"requests": len(planned.refs), "overdue": planned.overdue, "twins": planned.twins}
     last_line({**facts, **content, "first_due": planned.first_due, "step": step, "waiting": planned.waiting}, as_json)
+
+
+def _dry_run(model: str, limit: int, sets: list[str], as_json: bool) -> None:
+    from unlearning_components.previews import preview
+    from unlearning_pipelines.parameters import defaults, parse
+
+    asked = {**defaults("deletion_batch"), **({"name": model} if model else {}), "limit": limit}
+    asked |= parse("deletion_batch", sets)
+    names = ("limit", "ladder", "policies", "reference", "cadence_days")
+    found = preview(asked["name"], asked["manifest"], **{name: asked[name] for name in names})
+    if found is None:
+        typer.echo("nothing waits that is not at work already")
+        last_line({"requests": 0}, as_json)
+        return
+    typer.echo(
+        f"{found.requests} {found.kind} requests, {found.twins} of them twins, {found.without_rows} without rows: "
+        f"{found.rows} training rows, {found.share:.1%} of what the model knows"
+    )
+    if found.classes:
+        typer.echo("  of classes: " + ", ".join(f"{name} {share:.1%}" for name, share in found.classes.items()))
+    typer.echo(f"step {found.step} by {found.method} {json.dumps(found.settings)}; gates: {', '.join(found.gates)}")
+    guess = f"{found.hours:g} hours by the last month's tries" if found.hours else "how long is not known yet"
+    typer.echo(f"{guess}; the first is due {found.first_due[:10]}: {'in time' if found.in_time else 'TOO LATE'}")
+    for hit in found.hits:
+        typer.echo(f"  ! {hit}")
+    typer.echo("it would write:")
+    for place in found.writes:
+        typer.echo(f"  {place}")
+    last_line(found.as_plain(), as_json)
 
 
 @ledger.command()

@@ -9,7 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Where models, runs and data live; everything under `home` unless one variable says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="UNLEARN_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="UNLEARN_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
 
     home: Path = Field(default=Path("unlearn-data"), description="Folder of everything embedded (UNLEARN_HOME)")
     store: str = Field(default="", description="Object store: a folder, or s3://bucket/prefix (UNLEARN_STORE)")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from unlearning.errors import UsageError
 from unlearning.ledger import tables
-from unlearning.ledger.claims import LEASE_SECONDS, Claim, claim, fenced, plan
+from unlearning.ledger.claims import LEASE_SECONDS, Claim, Plan, claim, fenced, plan
 from unlearning.ledger.events import CLAIMED, PENDING, PROMOTING, canonical, moment
 from unlearning.ledger.filing import Hold, checked_reason
 from unlearning.ledger.promotion import standing
@@ -83,13 +83,14 @@ def claim_next(
         raise UsageError("a ladder has one step or more")
     planned, rung = plan(ledger, model=model, limit=limit, base=base), 0
     if planned is not None:
-        rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
-        days = max(reserve_days, cadence_days) if rung else cadence_days
-        if days and planned.first_due <= moment(ledger.clock() + timedelta(days=days)):
-            rung = len(ladder) - 1
-        known = standing(ledger, planned.content["model"])
-        if known.eroded or 0 < reset_every <= known.approximate:
-            rung = len(ladder) - 1
+        rung = next_rung(
+            ledger,
+            planned,
+            ladder=ladder,
+            reserve_days=reserve_days,
+            cadence_days=cadence_days,
+            reset_every=reset_every,
+        )
         if ladder[rung] == "bisect":
             limit = (len(planned.refs) + 1) // 2
     how = {**(settings or {}), "rung": rung, "step": ladder[rung]}
@@ -108,6 +109,35 @@ def claim_next(
         return None
     settled = settings_of(ledger, held)  # those of the batch that was taken over, if it was one
     return Try(held, int(settled["rung"]), settled["step"])
+
+
+def next_rung(
+    ledger: Ledger,
+    planned: Plan,
+    *,
+    ladder: Sequence[Step] = LADDER,
+    reserve_days: float = RESERVE_DAYS,
+    cadence_days: float = 0.0,
+    reset_every: int = 0,
+) -> int:
+    """The place in the ladder at which a planned batch is tried; the arguments are those of `claim_next`.
+
+    Args:
+        ledger: Which.
+        planned: From `claims.plan`.
+        ladder: As for `claim_next`.
+        reserve_days: As for `claim_next`.
+        cadence_days: As for `claim_next`.
+        reset_every: As for `claim_next`.
+    """
+    rung = min(rung_of(ledger, planned.content["model"]), len(ladder) - 1)
+    days = max(reserve_days, cadence_days) if rung else cadence_days
+    if days and planned.first_due <= moment(ledger.clock() + timedelta(days=days)):
+        return len(ladder) - 1
+    known = standing(ledger, planned.content["model"])
+    if known.eroded or 0 < reset_every <= known.approximate:
+        return len(ladder) - 1
+    return rung
 
 
 def settings_of(ledger: Ledger, claim: Claim) -> dict[str, Any]:
