@@ -207,7 +207,7 @@ PUBLISHED: dict[str, Published] = {
             "blindspot": (0.981, 6.394, 6.44),
         },
         settings={
-            "code": "30 epochs of Adam at 0.01, batch 256, the best on validation rows kept, the rate cut by ten after "
+            "code": "15 epochs of Adam at 0.01, batch 256, the best on validation rows kept, the rate cut by ten after "
             "ten epochs without a better one; each method for five epochs at 1e-3, the blind network for ten",
             "ours": "our starting point for such data, and our defaults",
         },
