@@ -109,7 +109,7 @@ def verdict(
             for name, model in models.items()
         }
         found = measured(outputs, card=card, data=manifest.card, forget_classes=gone, models=models)
-        attacks = attacked(outputs, card=card, seed=0)
+        attacks = attacked(outputs, task=card.task, seed=0)
     except (ValueError, FloatingPointError) as error:
         return "refused", [str(error).partition(":")[0][:60]], {}
     content = found.content

@@ -15,6 +15,7 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     per_class: dsl.Output[dsl.ClassificationMetrics],
     evaluation: dsl.Output[dsl.Artifact],
+    outputs: dsl.Output[dsl.Artifact],
     run: str,
     manifest: str,
     retrained: dsl.Input[dsl.Model] | None = None,
@@ -30,6 +31,7 @@ def evaluate(
         metrics: Accuracies and drops, as fractions; of a regressor its errors.
         per_class: The unlearned classifier's confusion matrix on held-out rows; empty for a regressor.
         evaluation: All of it as JSON, with figures.
+        outputs: What each model answered on each set, for attack; no row is named in it.
         run: The pipeline's MLflow run.
         manifest: The data set, as for select.
         retrained: A model that never saw what is forgotten, where there is one.
@@ -40,8 +42,8 @@ def evaluate(
     from unlearning.data.selection import read_rows
     from unlearning.models.bundle import read_bundle
     from unlearning_components.completions import stage_once
-    from unlearning_components.evaluations import evaluated
-    from unlearning_components.handover import write_json
+    from unlearning_components.evaluations import evaluated, quantiles_of
+    from unlearning_components.handover import write_json, write_outputs
     from unlearning_components.surroundings import fetch_manifest, further_references, outputs_of, overlap_of
 
     given = {"manifest": manifest}
@@ -50,7 +52,7 @@ def evaluate(
         "evaluate",
         given=given,
         reads=[original, unlearned, retrained, forget, retain, holdout],
-        makes=[metrics, per_class, evaluation],
+        makes=[metrics, per_class, evaluation, outputs],
     ) as record:
         if record is None:
             return
@@ -59,10 +61,12 @@ def evaluate(
         folders |= {} if retrained is None else {"retrained": retrained.path}
         with TemporaryDirectory() as folder:
             further = further_references(folders.get("retrained", ""), data, Path(folder))
-            models, outputs = outputs_of(folders | further, forget.path, retain.path, holdout.path, data)
+            models, answers = outputs_of(folders | further, forget.path, retain.path, holdout.path, data)
+        card = read_bundle(Path(unlearned.path)).card
+        write_outputs(answers, outputs.path, task=card.task, levels=quantiles_of(card))
         done = evaluated(
-            outputs,
-            card=read_bundle(Path(unlearned.path)).card,
+            answers,
+            card=card,
             data=data.card,
             forget_classes=read_rows(forget.path)[1]["forget_classes"],
             models={name: models[name].cpu() for name in folders if name in models},

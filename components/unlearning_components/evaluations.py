@@ -188,13 +188,21 @@ def _alike(original: Mapping[str, torch.Tensor], retrained: Mapping[str, torch.T
     return fits and weights_changed(original, retrained) < STILL
 
 
-def attacked(outputs: Mapping[str, Mapping[str, Outputs]], *, card: ModelCard, seed: int) -> MembershipReport:
+def attacked(
+    outputs: Mapping[str, Mapping[str, Outputs]], *, task: str, levels: Sequence[float] = (), seed: int
+) -> MembershipReport:
     """Membership inference against the models: by what a classifier says, by how far off a regressor is.
 
     Of further retrained models, under other names than `MODELS`, only the gaps to them all are kept.
+
+    Args:
+        outputs: As for `evaluated`.
+        task: "classification" or "regression".
+        levels: What a regressor's outputs are quantiles of; empty when they are the predictions themselves.
+        seed: Of the attacks' draws.
     """
-    if card.task == "regression":
-        report = residual_attacks(outputs, quantiles=quantiles_of(card), seed=seed)
+    if task == "regression":
+        report = residual_attacks(outputs, quantiles=levels, seed=seed)
     else:
         report = membership_attacks(outputs, seed=seed)
     further = outputs.keys() - set(MODELS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from unlearning.data.manifest import Manifest
     from unlearning.methods.noise import Noise
+    from unlearning.metrics.classification import Outputs
     from unlearning.models.bundle import Bundle, ModelCard
 
 MOST_JSON_BYTES = 64 * 1024 * 1024
@@ -25,6 +27,8 @@ NOISE = ("images", "classes", "proxies", "proxy_classes", "probes")
 """The tensors of learned noise, as its file has them."""
 NUMBER = "number."
 """Before the names of a checkpoint's numbers, in its file."""
+_OUTPUTS, _TASK = "outputs.safetensors", "task.json"
+_OF_OUTPUTS = re.compile(r"([a-z][a-z_0-9]{0,39})\.((?:forget|retain)\.(?:train|test))\.(logits|targets)")
 
 
 def pass_on(model: str, to: str) -> dict[str, str]:
@@ -105,6 +109,88 @@ def read_noise(folder: str) -> Noise:
         **learned,
         buffers={name.removeprefix("buffer."): t for name, t in tensors.items() if name.startswith("buffer.")},
     )
+
+
+def write_outputs(
+    outputs: Mapping[str, Mapping[str, Outputs]], folder: str, *, task: str, levels: Sequence[float]
+) -> None:
+    """What models answered on the same rows, in the rows' order and without their numbers, as safetensors.
+
+    Args:
+        outputs: Of each model, by set.
+        folder: Made when missing.
+        task: "classification" or "regression".
+        levels: What a regressor's outputs are quantiles of; empty when they are the predictions themselves.
+    """
+    from safetensors.torch import save_file
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{model}.{name}.{part}": getattr(one, part).contiguous()
+        for model, sets in outputs.items()
+        for name, one in sets.items()
+        for part in ("logits", "targets")
+    }
+    save_file(tensors, Path(folder, _OUTPUTS))
+    about = {"task": task, "levels": list(levels), "sha256": _sha256(Path(folder, _OUTPUTS))}
+    write_json(Path(folder, _TASK), about)
+
+
+def read_outputs(folder: str) -> tuple[dict[str, dict[str, Outputs]], str, tuple[float, ...]]:
+    """The outputs that `write_outputs` wrote, the task and the levels.
+
+    Raises:
+        DataError: When they are not as they were written, or do not fit together.
+        ModelError: When the file is no safetensors file, or too large.
+    """
+    from unlearning.metrics.classification import Outputs, check_sets
+    from unlearning.models.bundle import check_safetensors, load_safetensors
+
+    path, about = Path(folder, _OUTPUTS), read_json(Path(folder, _TASK))
+    try:
+        task, levels, digest = str(about["task"]), tuple(map(float, about["levels"])), str(about["sha256"])
+        check_safetensors(path)
+        if _sha256(path) != digest:
+            raise ValueError("the file was changed or damaged")
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for name, tensor in load_safetensors(path).items():
+            if not (named := _OF_OUTPUTS.fullmatch(name)):
+                raise ValueError(f"{name[:60]!a} names no outputs")
+            model, rows, part = named.groups()
+            found.setdefault(model, {}).setdefault(rows, {})[part] = tensor
+        outputs = {
+            model: {rows: Outputs(**_fitting(parts, task)) for rows, parts in sets.items()}
+            for model, sets in found.items()
+        }
+        if not {"original", "unlearned"} <= outputs.keys():
+            raise ValueError(f"they are of {', '.join(outputs) or 'no model'}")
+        check_sets(outputs)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"the outputs of the models cannot be read ({error}): run the pipeline again") from error
+    return outputs, task, levels
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fitting(parts: dict[str, Any], task: str) -> dict[str, Any]:
+    """Logits and targets, when they are of as many rows and of the kinds that the task has.
+
+    Raises:
+        ValueError: When they are not.
+    """
+    logits, targets = parts["logits"], parts["targets"]
+    shapes = f"outputs {tuple(logits.shape)} and targets {tuple(targets.shape)}"
+    if not logits.dim() or not targets.dim() or not 0 < len(logits) == len(targets):
+        raise ValueError(f"{shapes} are not of the same rows")
+    if task == "classification":
+        if logits.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
+            raise ValueError(f"{shapes} are no classifier's")
+        if not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+            raise ValueError(f"targets lie outside of {logits.shape[1]} classes")
+    return parts
 
 
 class Checkpoints:

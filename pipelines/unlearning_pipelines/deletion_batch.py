@@ -64,10 +64,10 @@ def deletion_batch(
         seen = {"original": begun.original, "forget": begun.forget, "retain": begun.retain}
         retrained = task(retrain(**seen, **common, reference=reference, seed=seed)).outputs["retrained"]
         both = {"original": begun.original, "unlearned": changed.unlearned, "retrained": retrained, **common}
-        evaluation = task(evaluate(**both, **rows)).outputs["evaluation"]
-        attacks = task(attack(**both, **rows, seed=seed)).outputs["attacks"]
+        found = task(evaluate(**both, **rows)).outputs
+        attacks = task(attack(outputs=found["outputs"], run=begun.run, seed=seed)).outputs["attacks"]
         shown = {"preview": changed.preview, "noise": changed.noise, "pipeline": "deletion_batch"}
-        measured = {"evaluation": evaluation, "attacks": attacks, "model": what["model"]}
+        measured = {"evaluation": found["evaluation"], "attacks": attacks, "model": what["model"]}
         judged = task(gate(**both, **rows, **shown, **measured, seed=seed, policy=claimed.outputs["policy"]))
         verdict = judged.outputs["verdict"]
         task(settle(batch=claimed.outputs["batch"], unlearned=changed.unlearned, verdict=verdict, run=begun.run))

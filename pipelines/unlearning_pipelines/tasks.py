@@ -131,15 +131,15 @@ def conclude(
     rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
     both = {"original": begun.original, "unlearned": changed.unlearned, "retrained": retrained}
     both |= {"run": begun.run, "manifest": begun.manifest}
-    evaluation = task(evaluate(**both, **rows)).outputs["evaluation"]
-    attacks = task(attack(**both, **rows, seed=seed)).outputs["attacks"]
+    found = task(evaluate(**both, **rows)).outputs
+    attacks = task(attack(outputs=found["outputs"], run=begun.run, seed=seed)).outputs["attacks"]
     findings = task(audit(**both, **rows, audit=depth, seed=seed)).outputs["findings"]
     judged = task(
         gate(
             **both,
             **rows,
             preview=changed.preview,
-            evaluation=evaluation,
+            evaluation=found["evaluation"],
             attacks=attacks,
             findings=findings,
             pipeline=pipeline,

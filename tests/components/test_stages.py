@@ -65,6 +65,7 @@ def test_every_output_is_declared_with_the_type_that_the_pages_show(done: Chain)
         "evaluate.metrics": dsl.Metrics,
         "per_class": dsl.ClassificationMetrics,
         "evaluation": dsl.Artifact,
+        "outputs": dsl.Artifact,
         "attack.metrics": dsl.Metrics,
         "roc": dsl.ClassificationMetrics,
         "attacks": dsl.Artifact,
@@ -326,7 +327,6 @@ def _flip(path: Path) -> None:
         ("original", "impair"),
         ("impaired", "repair"),
         ("unlearned", "evaluate"),
-        ("unlearned", "attack"),
         ("unlearned", "gate"),
         ("unlearned", "promote"),
     ],
@@ -349,6 +349,31 @@ def test_a_flipped_bit_in_a_selection_stops_the_next_stage(
     with pytest.raises(DataError, match="select again"):
         broken.call(stage)
     assert _run(place, broken.run).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_outputs_that_were_damaged_stop_attack_and_fail_the_run(place: Any, broken: Chain, whole: bool) -> None:
+    path = Path(broken.artifacts["outputs"].path, "outputs.safetensors")
+    if whole:
+        _flip(path)
+    else:
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises((DataError, ModelError), match="changed or damaged" if whole else "header speaks of"):
+        broken.call("attack")
+    assert _run(place, broken.run).info.status == "FAILED"
+
+
+def test_attack_runs_no_model_and_opens_no_data(broken: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(*_: object, **__: object) -> None:
+        raise AssertionError("a model was run, or data opened")
+
+    before = _json(broken, "attacks", "attacks.json")
+    for name in ("unlearning.training.predict", "unlearning.models.bundle.load_bundle"):
+        monkeypatch.setattr(name, raising)
+    for name in ("open_for", "outputs_of", "fetch_manifest"):
+        monkeypatch.setattr(f"unlearning_components.surroundings.{name}", raising)
+    broken.call("attack")
+    assert _json(broken, "attacks", "attacks.json") == before
 
 
 def test_damaged_noise_stops_impair(broken: Chain) -> None:

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearning.attacks.membership import MODELS, Array, MembershipReport, Roc, add_gaps, population_attack
+from unlearning.attacks.membership import (
+    MODELS,
+    Array,
+    MembershipReport,
+    Roc,
+    add_gaps,
+    called_by_svc,
+    population_attack,
+)
 from unlearning.losses import point
 from unlearning.metrics.classification import Outputs
 
@@ -70,8 +78,6 @@ def published_residual_attack(retain: Array, holdout: Array, forget: Array, *, s
     Raises:
         ValueError: When a set is empty or holds NaN.
     """
-    from sklearn.svm import SVC
-
     sides = (retain, holdout, forget)
     if min(len(side) for side in sides) == 0:
         raise ValueError(f"wanted retain, holdout and forget rows, got {len(retain)}, {len(holdout)}, {len(forget)}")
@@ -80,10 +86,7 @@ def published_residual_attack(retain: Array, holdout: Array, forget: Array, *, s
     draw = np.random.default_rng(seed)
     count = min(most, len(retain), len(holdout))
     members, others = (draw.permutation(side)[:count] for side in (retain, holdout))
-    classifier = SVC(C=3, gamma="auto", kernel="rbf", random_state=0).fit(
-        np.concatenate([members, others])[:, None], np.repeat([1, 0], count)
-    )
-    return float(np.mean(classifier.predict(draw.permutation(forget)[:most, None])))
+    return called_by_svc(np.concatenate([members, others]), np.repeat([1, 0], count), draw.permutation(forget)[:most])
 
 
 def residual_attacks(
@@ -98,7 +101,7 @@ def residual_attacks(
     Args:
         models: "original" and "unlearned", perhaps "retrained", each with its outputs on retain.train, retain.test,
             forget.train and, when there are held-out rows of the forgotten kind, forget.test (else retain.test stands
-            in). Under any other name a further retrained model.
+            in). Under any other name a further retrained model, of which only the first question is asked.
         quantiles: What the outputs are quantiles of; the one nearest to the median is judged.
         seed: Of the published attack's draws: "residual_attack.forget.unlearned", ...
     """
@@ -110,14 +113,14 @@ def residual_attacks(
         residuals = {
             name: absolute_residuals(point(one.logits, quantiles), one.targets) for name, one in outputs.items()
         }
-        metrics[f"residual_attack.forget.{model}"] = published_residual_attack(
-            residuals["retain.train"], residuals["retain.test"], residuals["forget.train"], seed=seed
-        )
         unseen = residuals.get("forget.test", residuals["retain.test"])
-        for asked, members, others in (
-            ("forget", residuals["forget.train"], unseen),
-            ("retain", residuals["retain.train"], residuals["retain.test"]),
-        ):
+        questions = [("forget", residuals["forget.train"], unseen)]
+        if model in MODELS:
+            questions.append(("retain", residuals["retain.train"], residuals["retain.test"]))
+            metrics[f"residual_attack.forget.{model}"] = published_residual_attack(
+                residuals["retain.train"], residuals["retain.test"], residuals["forget.train"], seed=seed
+            )
+        for asked, members, others in questions:
             key = f"residual.{asked}.{model}"
             roc = curves[key] = residual_attack(members, others)
             metrics[f"membership_auc.{key}"] = roc.auc

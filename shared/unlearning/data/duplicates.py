@@ -7,7 +7,7 @@ The same check serves pixels, features, windows of time and rows of tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +20,8 @@ _DIRECTIONS = 64
 """Random directions that rows are thrown on before they are compared; distances keep to about 9%."""
 _WIDER = 1.5
 """Thrown rows this many times the limit apart are compared in full: 5 of those 9% away from missing a twin."""
+_ROUNDING = 1e-5
+"""Of a product of two rows in float32, as a share of their squared lengths: what is that close is compared in full."""
 _MOST_PAIRS = 100_000
 """Compared in full, the nearest ones: bounds the time where everything resembles everything."""
 
@@ -111,6 +113,7 @@ def near_twins(
     rows_a: Array,
     rows_b: Array,
     *,
+    prints: tuple[Array, Array] | None = None,
     limit: float = 0.05,
     most_a: int = 2000,
     most_b: int = 20_000,
@@ -127,6 +130,7 @@ def near_twins(
         take: Row numbers (M,) to their inputs (M, ...).
         rows_a: Row numbers: the forget set.
         rows_b: Row numbers: the retain set, or a test set.
+        prints: `fingerprints` of both lists, where they are known.
         limit: Largest distance of a twin, > 0.
         most_a: Rows of the first list that are looked at.
         most_b: Rows of the second list.
@@ -140,28 +144,28 @@ def near_twins(
         raise ValueError(f"limit, most and block must be above 0, got {limit}, {most_a}, {most_b} and {block}")
     draws = np.random.default_rng(seed)
     chosen = []
-    for rows, most in ((rows_a, most_a), (rows_b, most_b)):
-        some = np.sort(draws.permutation(rows)[:most])
-        _, firsts = np.unique(fingerprints(take, some, block=block), return_index=True)
-        chosen.append(some[np.sort(firsts)])
+    for place, (rows, most) in enumerate(((rows_a, most_a), (rows_b, most_b))):
+        some = draws.permutation(len(rows))[:most]
+        some = some[np.argsort(rows[some])]
+        known = fingerprints(take, rows[some], block=block) if prints is None else prints[place][some]
+        _, firsts = np.unique(known, return_index=True)
+        chosen.append(rows[some[np.sort(firsts)]])
     first, second = chosen
     if not len(first) or not len(second):
         return Twins(rows=0, looked=len(first), among=len(second))
     center = sum(_flat(take(part)).sum(axis=0) for part in _blocks(first, block)) / len(first)
-    size = len(center)
-    wide = size > _DIRECTIONS
-    directions = draws.standard_normal((size, _DIRECTIONS)) / np.sqrt(_DIRECTIONS) if wide else np.eye(size)
-    thrown_a, thrown_b = (
-        np.concatenate([(_flat(take(part)) - center) @ directions for part in _blocks(rows, block)]) for rows in chosen
-    )
-    pairs, apart = [], []
-    for start in range(0, len(second), block):
-        distances = _apart(thrown_a, thrown_b[start : start + block])
-        close = np.argwhere(distances <= limit * (_WIDER if wide else 1))
-        pairs.append(close + np.array([0, start]))
-        apart.append(distances[tuple(close.T)])
-    order = np.argsort(np.concatenate(apart), kind="stable")[:_MOST_PAIRS]
-    near = np.concatenate(pairs)[order]
+    directions, wider = np.eye(len(center)), 1.0
+    if len(center) > _DIRECTIONS:
+        directions, wider = draws.standard_normal((len(center), _DIRECTIONS)) / np.sqrt(_DIRECTIONS), _WIDER
+
+    def thrown(rows: Array) -> Array:
+        values = take(rows).reshape(len(rows), -1)
+        exact = np.result_type(values.dtype, np.float32)
+        along: Array = (values - center.astype(exact)) @ directions.astype(exact)
+        return along.astype(np.float32)
+
+    of_a = np.concatenate([thrown(part) for part in _blocks(first, block)])
+    near = _close(of_a, (thrown(part) for part in _blocks(second, block)), limit * wider)
     found: set[int] = set()
     for part in _blocks(near, block):
         of_a, of_b = _flat(take(first[part[:, 0]])) - center, _flat(take(second[part[:, 1]])) - center
@@ -171,16 +175,70 @@ def near_twins(
     return Twins(rows=len(found), looked=len(first), among=len(second))
 
 
+def _close(of_a: Array, parts_of_b: Iterable[Array], limit: float) -> Array:
+    """Places of all pairs of rows no farther apart than the limit, and of few others, shape (M, 2), nearest ones first.
+
+    |a - b|^2 <= limit^2 (|a|^2 + |b|^2) / 2 is a.b - k |a|^2 - k |b|^2 >= 0 with k = (1 - limit^2 / 2) / 2: one product
+    of rows that have two values more.
+
+    Args:
+        of_a: Centered rows, shape (A, D), float32.
+        parts_of_b: Centered rows, in parts of shape (B, D), float32.
+        limit: Of the distance that `near_duplicates` has.
+    """
+    scale = np.abs(of_a).max() or 1.0  # squares of what is left neither overflow nor vanish
+    of_a = of_a / scale
+    k = (1 - limit**2 / 2) / 2 - _ROUNDING
+    squares_a = np.einsum("ij,ij->i", of_a, of_a)
+    left = np.column_stack([of_a, -k * squares_a, np.ones_like(squares_a)]).astype(np.float32)
+    pairs, nearness, start = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32), 0
+    for part in parts_of_b:
+        of_b = part / scale
+        squares_b = np.einsum("ij,ij->i", of_b, of_b)
+        right = np.column_stack([of_b, np.ones_like(squares_b), -k * squares_b]).astype(np.float32)
+        margins = (left @ right.T).ravel()
+        close = np.flatnonzero(margins >= 0)
+        a, b = np.divmod(close, len(of_b))
+        size = np.maximum(squares_a[a] + squares_b[b], np.finfo(np.float32).tiny)
+        pairs = np.concatenate([pairs, np.column_stack([a, b + start])])
+        nearness = np.concatenate([nearness, margins[close] / size])
+        if len(pairs) > _MOST_PAIRS:
+            kept = np.argsort(-nearness, kind="stable")[:_MOST_PAIRS]
+            pairs, nearness = pairs[kept], nearness[kept]
+        start += len(of_b)
+    return pairs[np.argsort(-nearness, kind="stable")]
+
+
 def fingerprints(take: Callable[[Array], Array], rows: Array, *, block: int = 1024) -> Array:
-    """A 64-bit number for the inputs of each row, shape (N,): equal inputs, byte for byte, have equal ones."""
-    prints = []
-    for part in _blocks(rows, block):
-        values = np.ascontiguousarray(take(part))
-        content, size = memoryview(values.tobytes()), values.nbytes // len(values)
-        prints += [
-            hashlib.blake2b(content[at : at + size], digest_size=8).digest() for at in range(0, len(content), size)
-        ]
-    return np.frombuffer(b"".join(prints), dtype=np.uint64)
+    """A 64-bit number for the inputs of each row, shape (N,): equal inputs, byte for byte, have equal ones.
+
+    Not to be compared with numbers of another call: a quick sum tells most rows apart, those that it cannot are hashed.
+
+    Args:
+        take: Row numbers (M,) to their inputs (M, ...).
+        rows: Row numbers.
+        block: Rows taken at a time.
+    """
+    if not len(rows):
+        return np.empty(0, dtype=np.uint64)
+    prints = np.concatenate([_sums(take(part)) for part in _blocks(rows, block)])
+    _, place, counts = np.unique(prints, return_inverse=True, return_counts=True)
+    again = np.flatnonzero(counts[place] > 1)
+    for part in _blocks(again, block):
+        digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in take(rows[part])]
+        prints[part] = np.frombuffer(b"".join(digests), dtype=np.uint64)
+    return prints
+
+
+def _sums(values: Array) -> Array:
+    """Of each row's bytes, eight at a time, a weighted sum modulo 2^64; of rows that differ seldom the same."""
+    content = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
+    if missing := -content.shape[1] % 8:
+        content = np.pad(content, ((0, 0), (0, missing)))
+    eights = content.view(np.uint64)
+    weights = np.random.default_rng(0).integers(0, 1 << 63, eights.shape[1], dtype=np.uint64) * 2 + 1
+    sums: Array = np.einsum("ij,j->i", eights ^ (eights >> np.uint64(32)), weights)
+    return sums
 
 
 def _flat(values: Array) -> Array:

@@ -43,7 +43,8 @@ def overlap(
         inputs: Array = samples.batch(torch.from_numpy(np.ascontiguousarray(rows)))[0].cpu().numpy()
         return inputs
 
-    gone, kept, unseen = (fingerprints(take, rows) for rows in (forget, retain, test))
+    every = fingerprints(take, np.concatenate([forget, retain, test]))
+    gone, kept, unseen = np.split(every, [len(forget), len(forget) + len(retain)])
     copied = np.isin(gone, kept)
     found = {
         "overlap.test_in_train.exact": np.isin(unseen, np.concatenate([gone, kept])).sum(),
@@ -53,8 +54,10 @@ def overlap(
     }
     tokens = not samples.batch(torch.tensor([int(forget[0])]))[0].is_floating_point()
     if not tokens:
-        for name, others in (("retain", retain), ("test", test)):
-            twins = near_twins(take, forget, others, most_a=MOST_FORGET, most_b=MOST_OTHERS, seed=seed)
+        for name, others, theirs in (("retain", retain, kept), ("test", test, unseen)):
+            twins = near_twins(
+                take, forget, others, prints=(gone, theirs), most_a=MOST_FORGET, most_b=MOST_OTHERS, seed=seed
+            )
             found[f"overlap.forget_in_{name}.near"] = twins.rows
             found[f"overlap.looked.{name}"] = twins.among
             found["overlap.looked.forget"] = twins.looked

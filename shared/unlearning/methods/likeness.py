@@ -56,9 +56,10 @@ def likeness(forget: Tensor, forget_targets: Tensor, unseen: Tensor, unseen_targ
     m = 1 / weights.square().sum().item()  # as many rows as equal weights would need to be as precise
 
     def auc(members: Array, others: Array) -> float:
-        low, high = torch.from_numpy(members)[:, None], torch.from_numpy(others)  # (N, 1), (M,)
-        wins = (low < high).double() + 0.5 * (low == high).double()
-        return (wins @ weights).mean().item()
+        high, order = torch.from_numpy(others).sort()
+        passed = torch.cat([torch.zeros(1, dtype=torch.float64), weights[order].cumsum(0)])  # (M + 1,)
+        below, upto = (torch.searchsorted(high, torch.from_numpy(members), right=right) for right in (False, True))
+        return (1 - (passed[below] + passed[upto]) / 2).mean().item()  # of equal values half
 
     return Likeness(
         loss_auc=auc(

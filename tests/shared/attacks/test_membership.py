@@ -17,12 +17,14 @@ from unlearning.attacks.membership import (
     STATISTICS,
     add_gaps,
     balanced_entropy_attack,
+    called_by_svc,
     cross_entropy,
     doubt,
     entropy,
     entropy_attack,
     membership_attacks,
     population_attack,
+    statistics,
 )
 from unlearning.metrics.classification import Outputs
 from unlearning.metrics.intervals import auc_gap_error
@@ -83,6 +85,19 @@ def test_statistics_stay_in_their_bounds_and_equal_the_slow_sums(rows: list[list
 def test_doubt_by_hand_and_beyond_the_rounding_of_one() -> None:
     logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0], [100.0, 0.0]])
     assert doubt(logits).tolist() == pytest.approx([0.25, 0.5, math.exp(-100)], rel=1e-6)
+
+
+def test_all_statistics_at_once_are_those_that_are_taken_alone() -> None:
+    outputs = Outputs(
+        logits=torch.randn((40, 5), generator=torch.Generator().manual_seed(0)), targets=torch.arange(40) % 5
+    )
+    found = statistics(outputs)
+    assert set(found) == set(STATISTICS)
+    np.testing.assert_array_equal(found["entropy"], entropy(outputs.logits))
+    np.testing.assert_array_equal(found["loss"], cross_entropy(outputs.logits, outputs.targets))
+    np.testing.assert_array_equal(found["confidence"], doubt(outputs.logits))
+    torch_loss = F.cross_entropy(outputs.logits.double(), outputs.targets, reduction="none")
+    np.testing.assert_allclose(found["loss"], torch_loss.numpy(), rtol=1e-14)
 
 
 # The population attack
@@ -284,6 +299,24 @@ def test_as_many_rows_as_allowed_are_not_cut(monkeypatch: pytest.MonkeyPatch) ->
     assert len(noted[0][0]) == 100
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, 80), st.integers(1, 80), st.sampled_from([0.01, 1.0, 50.0]))
+def test_the_classifier_calls_members_what_scikit_learns_predict_calls_so(
+    seed: int, members: int, others: int, scale: float
+) -> None:
+    draws = random(seed)
+    values = scale * np.concatenate([draws.gamma(1, size=members), draws.gamma(2, size=others)])
+    label = np.repeat([1, 0], [members, others])
+    asked = scale * draws.gamma(1.5, size=1500)  # more than are asked about at once
+    fitted = SVC(C=3, gamma="auto", kernel="rbf").fit(values[:, None], label)
+    unsure = np.abs(fitted.decision_function(asked[:, None])) < 1e-9  # the last digits of a sum decide there
+    wanted = fitted.predict(asked[:, None])
+    assert called_by_svc(values, label, asked) == pytest.approx(wanted.mean(), abs=unsure.mean() + 1e-12)
+    sure = asked[~unsure]
+    if len(sure):
+        assert called_by_svc(values, label, sure) == pytest.approx(wanted[~unsure].mean(), abs=1e-12)
+
+
 @pytest.mark.parametrize("empty", [0, 1, 2])
 def test_the_published_attack_refuses_an_empty_set(empty: int) -> None:
     sets = [np.zeros(0) if place == empty else np.linspace(0, 1, 5) for place in range(3)]
@@ -407,6 +440,20 @@ def test_held_out_retain_rows_stand_in_for_held_out_forget_rows() -> None:
     del outputs["forget.test"]
     curve = membership_attacks({"original": outputs}, seed=0).curves["entropy.forget.original"]
     assert (curve.members, curve.non_members) == (30, 40)
+
+
+def test_of_a_further_retrained_model_the_gap_alone_is_wanted() -> None:
+    known = {"original": sets(5, 3), "unlearned": sets(1, 3), "retrained": sets(3, 3)}
+    one, more = (membership_attacks(models, seed=0) for models in (known, {**known, "retrained_2": sets(2, 3)}))
+    further = {name for name in more.metrics if name.endswith(".retrained_2")}
+    assert further == {name for name in more.metrics if ".forget.retrained_2" in name and "entropy_attack" not in name}
+    gaps = {name for name in one.metrics if "gap" in name}
+    assert gaps
+    for name, value in one.metrics.items():
+        if name in gaps:
+            assert more.metrics[name] != value
+        else:
+            assert more.metrics[name] == value
 
 
 def test_broken_outputs_are_refused() -> None:

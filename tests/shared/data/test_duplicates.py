@@ -91,6 +91,70 @@ def test_near_twins_look_at_no_more_rows_than_they_may_and_say_how_many() -> Non
         near_twins(lambda rows: inputs[rows], np.arange(1), np.arange(1), most_a=0)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from([0.0, 50.0]))
+def test_near_twins_of_short_rows_are_those_of_a_slow_loop(seed: int, block: int, offset: float) -> None:
+    draws = np.random.default_rng(seed)
+    inputs = draws.normal(size=(40, 5)) + offset
+    inputs[20:30] = inputs[:10] + draws.normal(scale=0.05, size=(10, 5))  # some of them within the limit
+    inputs[30] = inputs[19]
+    center = inputs[:20].mean(axis=0)
+    twins = set()
+    for a in range(20):
+        for b in range(20, 40):
+            x, y = inputs[a] - center, inputs[b] - center
+            distance = np.sqrt(((x - y) ** 2).sum() / (((x**2).sum() + (y**2).sum()) / 2))
+            if 0 < distance <= 0.05:
+                twins.add(a)
+    found = near_twins(lambda rows: inputs[rows], np.arange(20), np.arange(20, 40), block=block)
+    assert (found.rows, found.looked, found.among) == (len(twins), 20, 20)
+    single = inputs.astype(np.float32)
+    assert abs(near_twins(lambda rows: single[rows], np.arange(20), np.arange(20, 40)).rows - len(twins)) <= 1
+
+
+def test_of_too_many_close_pairs_the_nearest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = RANDOM.normal(size=(60, 4))
+    inputs[20:60] = inputs[np.arange(40) % 20] + RANDOM.normal(scale=np.repeat([1e-3, 1e-2], 20)[:, None], size=(40, 4))
+    assert near_twins(lambda rows: inputs[rows], np.arange(20), np.arange(20, 60), block=7).rows == 20
+    monkeypatch.setattr("unlearning.data.duplicates._MOST_PAIRS", 5)
+    assert near_twins(lambda rows: inputs[rows], np.arange(20), np.arange(20, 60), block=7).rows == 5
+
+
+def test_fingerprints_that_are_known_are_not_made_again() -> None:
+    inputs = RANDOM.normal(size=(30, 4))
+    inputs[25] = inputs[24]
+    inputs[20] = inputs[3] + 1e-3
+    rows_a, rows_b = np.arange(10), np.arange(10, 30)
+    every = fingerprints(lambda rows: inputs[rows], np.arange(30))
+    alone, given = (
+        near_twins(lambda rows: inputs[rows], rows_a, rows_b, prints=prints)
+        for prints in (None, (every[rows_a], every[rows_b]))
+    )
+    assert alone == given
+    assert (given.rows, given.looked, given.among) == (1, 10, 19)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize(("size", "kind"), [(1, np.uint8), (5, np.uint8), (3, np.int64), (6, np.float32)])
+def test_rows_of_any_size_and_kind_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, size: int, kind: type, alike: bool
+) -> None:
+    if alike:  # also where the quick sum tells nothing
+        monkeypatch.setattr("unlearning.data.duplicates._sums", lambda values: np.zeros(len(values), dtype=np.uint64))
+    inputs = RANDOM.integers(0, 3, size=(120, size)).astype(kind)
+    prints = fingerprints(lambda rows: inputs[rows], np.arange(120), block=50)
+    np.testing.assert_array_equal(prints[:, None] == prints[None], (inputs[:, None] == inputs[None]).all(axis=2))
+    assert len(fingerprints(lambda rows: inputs[rows], np.arange(0))) == 0
+
+
+def test_rows_that_differ_in_a_sign_or_a_last_digit_are_told_apart() -> None:
+    row = RANDOM.normal(size=64).astype(np.float32)
+    inputs = np.repeat(row[None], 130, axis=0)
+    inputs[np.arange(64), np.arange(64)] *= -1
+    inputs[np.arange(64, 128), np.arange(64)] = np.nextafter(row, np.float32(np.inf))
+    inputs[128, :2] *= -1
+    assert len(np.unique(fingerprints(lambda rows: inputs[rows], np.arange(130)))) == 130
+
+
 def test_equal_inputs_and_only_they_have_equal_fingerprints() -> None:
     inputs = RANDOM.integers(0, 2, size=(200, 6)).astype(np.float32)
     prints = fingerprints(lambda rows: inputs[rows], np.arange(200), block=7)

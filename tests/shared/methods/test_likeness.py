@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unlearning.attacks.membership import cross_entropy, entropy, population_attack
@@ -37,6 +39,27 @@ def test_with_the_same_mix_of_classes_it_is_the_population_attack() -> None:
     assert found.loss_auc == pytest.approx(by_loss.auc)
     assert found.entropy_auc == pytest.approx(by_entropy.auc)
     assert found.standard_error == pytest.approx(by_loss.auc_standard_error)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40))
+def test_the_aucs_are_those_of_all_pairs_by_a_slow_loop(seed: int, rows: int, unseen_rows: int) -> None:
+    draws = generator(seed, "pairs")
+    forget, unseen = (torch.randn((count, 3), generator=draws).round() for count in (rows, unseen_rows))  # with ties
+    mine, theirs = (torch.randint(0, 3, (count,), generator=draws) for count in (rows, unseen_rows))
+    found = likeness(forget, mine, unseen, theirs)
+    losses, unseen_losses = cross_entropy(forget, mine), cross_entropy(unseen, theirs)
+    shared = set(mine.tolist()) & set(theirs.tolist())
+    won = total = 0.0
+    for loss, target in zip(losses, mine.tolist(), strict=True):
+        for other, of in zip(unseen_losses, theirs.tolist(), strict=True):
+            if {target, of} <= shared:
+                weight = (mine == of).sum().item() / (theirs == of).sum().item()
+                won += weight * ((loss < other) + 0.5 * (loss == other))
+                total += weight
+    assert (found is None) == (not shared)
+    if found is not None:
+        assert found.loss_auc == pytest.approx(won / total)
 
 
 def test_a_harder_class_does_not_pass_for_forgotten() -> None:
