@@ -50,7 +50,11 @@ def add(
     more["priority"] = "expedite" if expedite else "normal"
     filed, due = file_one(key=key, id_=id_, model=model, kind=kind, by=by, **more)
     typer.echo(f"{filed.status} as {filed.ref[:12]}, due {due[:10]}")
-    last_line({**asdict(filed), "due_at": due}, as_json)
+    with opened() as found:
+        row = _rows(found, filed.ref)[0]
+    if row["state"] == "held":
+        typer.echo(f"held: {row['reason']}")
+    last_line({**asdict(filed), "due_at": due, "state": row["state"]}, as_json)
 
 
 def file_one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from unlearning_pipelines.preflight import claim_home
 from unlearning_pipelines.runs import Result, run_pipeline
 
 FOLDER = "rehearsals"
+_LEFTOVER = 86_400.0
 _FIELDS = ("controller", "model", "dataset", "regulation", "submitted_at")
 _ELSEWHERE = ("UNLEARN_STORE", "UNLEARN_LEDGER_URL", "UNLEARN_LEDGER_KEY", "UNLEARN_SIGNING_KEY", "MLFLOW_TRACKING_URI")
 
@@ -50,6 +52,9 @@ def rehearse(arguments: Mapping[str, Any], *, on_stage: OnStage) -> Result | Non
     given = {**defaults("deletion_batch"), **arguments}
     home = claim_home().absolute()
     (home / FOLDER).mkdir(exist_ok=True)
+    for left in (home / FOLDER).glob("rehearsal-*/"):  # of one that was killed
+        if time.time() - left.stat().st_mtime > _LEFTOVER:
+            shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=home / FOLDER))
     try:
         copied = _copied(given, scratch / "model")

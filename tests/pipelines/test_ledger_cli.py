@@ -151,6 +151,8 @@ def test_hold_release_extend_cancel_and_deny(unlearn: Any) -> None:
 def test_a_class_is_held_until_two_roles_approved_it(unlearn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNLEARN_GUARDS", "approvals=2")
     ref = filed(unlearn, "1", "cat", kind="class")
+    again = unlearn(*ADD, "--key", "1", "--id", "cat", "--kind", "class", "--submitted", NOW)
+    assert "held: requests of this kind are approved by 2 roles" in again.out
     assert "held" in unlearn("requests", "list").out
     refused(unlearn("requests", "release", ref[:10]), 2, "requests approve")
     refused(unlearn("requests", "approve", ref[:10], "--by", "desk"), 2, '"desk" filed request')
