@@ -69,7 +69,7 @@ PUBLISHED: dict[str, Published] = {
             "ours, AllCNN/8": "the same with AllCNN of an eighth of the width",
         },
         differences=(
-            "The network is another, or an eighth as wide, and the generator a quarter: full width is 64 times the work.",
+            "The network is LeNet-5, or an eighth as wide, and the generator a quarter: in full, 64 times the work.",
             "The class comes back in theirs and, by the same scheme, here: once the other classes are known as well as "
             "they can be, the student goes on to what the teacher says between them. LeNet-5 is there sooner.",
             "Their student's loss is compared in value only roughly: ours takes the divergence in log space on both "

@@ -132,7 +132,7 @@ def shown(value: float | None) -> str:
 
 
 def place(row: str, one: Published) -> tuple[int, int]:
-    """Where a row stands: cycles by their number, between the rows before them and behind them in the published order."""
+    """Where a row stands: cycles by their number, among the others as they were published."""
     if row.startswith("cycle"):
         return 1, int(row.split()[1])
     names = list(one.rows)
