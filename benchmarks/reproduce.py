@@ -131,14 +131,23 @@ def shown(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
 
 
+def place(row: str, one: Published) -> tuple[int, int]:
+    """Where a row stands: cycles by their number, among the others as they were published."""
+    if row.startswith("cycle"):
+        return 1, int(row.split()[1])
+    names = list(one.rows)
+    first = next((at for at, name in enumerate(names) if name.startswith("cycle")), len(names))
+    return (0 if names.index(row) < first else 2), names.index(row)
+
+
 def table(name: str, one: Published) -> str:
     """One table of theirs with ours, its settings, commands and reasons, as text."""
     found = {setting: ours(name, setting) for setting in one.settings}
     columns = ["theirs", *(setting for setting in one.settings if found[setting][0])]
-    extra = dict.fromkeys(row for figures, _ in found.values() for row in figures if row not in one.rows)
-    later = [row for row in extra if row.startswith("cycle") and int(row.split()[1]) > max(CURVE)]
+    cycles = {row for figures, _ in found.values() for row in figures if row.startswith("cycle")} - one.rows.keys()
     rows: list[list[str]] = []
-    for row in [*one.rows, *later]:
+    order = sorted([*one.rows, *cycles], key=lambda row: place(row, one))
+    for row in order:
         theirs = dict(zip(one.figures, one.rows.get(row, ()), strict=False))
         for figure in one.figures:
             values = [theirs.get(figure), *(found[c][0].get(row, {}).get(figure) for c in columns[1:])]
@@ -197,7 +206,7 @@ def picture(path: Path) -> None:
         panel.set_ylabel("right, %")
         panel.set_ylim(-3, 103)
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=8, frameon=False, loc="upper left")
+    panels[0].legend(fontsize=8, frameon=False, loc="lower right")
     panels[1].set_xlabel("cycle of gated transfer on MNIST; they printed from 450 on")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -70,7 +70,7 @@ GKT_CODE: dict[str, Any] = {
 GKT: dict[str, tuple[str, dict[str, Any]]] = {
     "code, LeNet-5": ("mnist-lenet5", {**GKT_CODE, "cycles": 1000}),
     "ours, LeNet-5": ("mnist-lenet5", {"cycles": 1000, "patience": 10**6, "monitor_every": 50}),
-    "code, AllCNN/8": ("mnist-allcnn", {**GKT_CODE, "cycles": 900, "batch_size": 128}),
+    "code, AllCNN/8": ("mnist-allcnn", {**GKT_CODE, "cycles": 900, "batch_size": 64}),
 }
 
 
