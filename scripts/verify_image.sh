@@ -262,7 +262,7 @@ check "the pipelines are compiled for this image" compile_for_image
 check "models are trained and a request is filed, in the image" prepare_store
 first='"model": "models:/digits/1", "register_as"'
 check "delete_class compiled, one container per task" run_compiled delete_class '{}'
-check "delete_class_zero_shot compiled" run_compiled delete_class_zero_shot "{$first: \"digits-zero\", \"method\": \"emmn\"}"
+check "delete_class_zero_shot compiled" run_compiled delete_class_zero_shot "{$first: \"digits-zero\"}"
 check "delete_samples compiled" run_compiled delete_samples "{$first: \"digits-rows\"}"
 check "delete_regression compiled" run_compiled delete_regression '{}'
 check "compare_methods compiled" run_compiled compare_methods '{"model": "models:/digits/1", "methods": ["unsir", "fine_tune"], "seeds": 1}'
