@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,11 +64,16 @@ class FolderStore:
         """Every object at or beneath the prefix, in the order of `keys`; the tag is its size and time."""
         prefix = checked_prefix(prefix)
         with self._failures("list", prefix):
-            found = [
-                _listed(path.relative_to(self._root).as_posix(), path.stat())
-                for path in self._entries(prefix)
-                if path.is_file() and not path.is_symlink() and not path.name.startswith(WRITING)
-            ]
+            found = []
+            for path in self._entries(prefix):
+                if path.name.startswith(WRITING):
+                    continue
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:  # deleted since
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.append(_listed(path.relative_to(self._root).as_posix(), status))
         yield from sorted(found)
 
     def read(self, found: Listed) -> bytes:
