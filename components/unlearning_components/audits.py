@@ -14,33 +14,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from unlearning import __version__
 from unlearning.attacks.lira import Audit, audit_by_shadow, lira_scores, taught
 from unlearning.attacks.membership import cross_entropy, population_attack
-from unlearning.audit import AuditConfig, AuditReport, audit
+from unlearning.audit import FEWEST, AuditConfig, AuditReport, audit
 from unlearning.config import as_plain
 from unlearning.data.samples import Joined, Rows, Samples
 from unlearning.data.selection import read_rows
 from unlearning.errors import UsageError
 from unlearning.methods import METHODS
 from unlearning.methods.apply import unlearn
+from unlearning.metrics.distance import layer_distances
 from unlearning.models.bundle import load_bundle
 from unlearning.policy.gates import shadows_in
 from unlearning.processes import by_each, team
 from unlearning.progress import Lines
 from unlearning.references import rows_digest
+from unlearning.reporting.audit_figures import layer_distances as distances_drawn
 from unlearning.reporting.audit_figures import relearning_curves
 from unlearning.reporting.figures import noise_pictures
 from unlearning.training import best_device, generator, predict
+from unlearning_components.evaluations import quantiles_of
 from unlearning_components.surroundings import fetch_manifest, further_references, open_for, store, subset, task_for
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from unlearning.data.card import Scaling
     from unlearning.data.manifest import Manifest
     from unlearning.models.bundle import ModelCard
 
+WHOLE = ("target", "period")
+"""Requests about values whose forgotten rows have held-out ones of their own."""
 MOST_CANDIDATES = 2000
 """Rows that shadows are taught, or not; more are drawn down."""
 
@@ -78,11 +83,17 @@ def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int
         "retain.train": subset(samples, retain, "retain", data),
         "retain.test": subset(samples, holdout, "holdout_retain", data),
     }
-    if gone:
-        sets["forget.test"] = subset(samples, holdout, "holdout_forget", data)
+    values = card.task == "regression"
+    unseen = subset(samples, holdout, "holdout_forget", data)
+    if gone or (values and read_rows(forget)[1]["request"] in WHOLE and len(unseen) >= FEWEST):
+        sets["forget.test"] = unseen
     models = {name: network.to(best_device()) for name, (network, _) in loaded.items()}
+    if loaded["retrained"][1].scaling != card.scaling:  # of a table, by the retain rows alone
+        models["retrained"] = Rescaled(models["retrained"], card.scaling, loaded["retrained"][1].scaling).to(
+            best_device()
+        )
     with TemporaryDirectory() as folder:
-        further = further_references(str(folders["retrained"]), data, Path(folder))
+        further = {} if values else further_references(str(folders["retrained"]), data, Path(folder))
         references = [load_bundle(Path(one))[0].to(best_device()) for one in further.values()]
     report = attack_all(models, sets, card=card, gone=gone, seed=seed, references=references)
     metrics, errors = dict(report.metrics), dict(report.standard_errors)
@@ -92,7 +103,14 @@ def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int
         metrics |= shadows.metrics
         errors |= shadows.errors
         asked.append(shadows.asked)
-    pictures = {"relearning_curves.svg": relearning_curves(report.relearning)}
+    pictures = {}
+    if report.relearning:
+        pictures["relearning_curves.svg"] = relearning_curves(report.relearning, "skill" if values else "accuracy")
+    if values:
+        weights = {name: dict(network.named_parameters()) for name, (network, _) in loaded.items()}
+        before = weights.pop("original")
+        apart = {name: layer_distances(before, after) for name, after in weights.items()}
+        pictures["layer_distances.svg"] = distances_drawn(apart["unlearned"], apart["retrained"])
     if report.images:
         each = len(report.image_classes) // len(gone)
         stacked = torch.cat([made.unflatten(0, (len(gone), each)) for made in report.images.values()])
@@ -104,8 +122,36 @@ def run_audit(folders: Mapping[str, Path], *, manifest: str, how: str, seed: int
         "standard_errors": errors,
         "asked": asked,
         "anamnesis_index": "" if report.index is None else str(report.index),
+        "left_out": list(report.left_out),
     }
     return Audited(content=content, pictures=pictures)
+
+
+class Rescaled(nn.Module):
+    """A network that scales its inputs otherwise, asked with inputs that are scaled for another one.
+
+    Missing values come filled as the other one's card says.
+
+    Args:
+        network: Takes rows of a table, shape (B, D).
+        given: How the inputs are scaled.
+        wanted: How the network wants them.
+    """
+
+    factor: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, network: nn.Module, given: Scaling, wanted: Scaling) -> None:
+        super().__init__()
+        self.network = network
+        std, mean, own_std, own_mean = (torch.tensor(one) for one in (given.std, given.mean, wanted.std, wanted.mean))
+        self.register_buffer("factor", std / own_std)
+        self.register_buffer("offset", (mean - own_mean) / own_std)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The network's outputs."""
+        outputs: torch.Tensor = self.network(inputs * self.factor + self.offset)
+        return outputs
 
 
 def attack_all(
@@ -128,6 +174,7 @@ def attack_all(
             config=AuditConfig(),
             seed=seed,
             references=references,
+            levels=quantiles_of(card) if card.task == "regression" else None,
             progress=Lines(),
         )
     except ValueError as error:

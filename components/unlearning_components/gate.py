@@ -90,7 +90,8 @@ def gate(
         control = controls(metrics, errors, task=task, request=request, reference=reference)
         metrics, errors = {**metrics, **control.metrics}, {**errors, **control.standard_errors}
         decided = judge(metrics, errors, bounds, findings=measured[0]["findings"])
-        decided = replace(decided, caveats=(*control.sentences, *warnings(metrics)))
+        left_out = [sentence for part in measured[2:] for sentence in part["left_out"]]
+        decided = replace(decided, caveats=(*control.sentences, *warnings(metrics), *left_out))
         record.metrics(control.metrics)
         write_json(Path(verdict.path, "verdict.json"), {**as_plain(decided), "reasons": decided.reasons})
         folders = {

@@ -42,11 +42,11 @@ MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 PACKAGES = ("kfp-unlearning", "torch", "kfp", "mlflow", "numpy", "safetensors")
 AUDIT = {
     "relearned_few_shots": (
-        "Relearning from a few forgotten rows, accuracy reached",
+        "Relearning from a few forgotten rows, {what} reached",
         "How much of it is back after a short training on a few of the forgotten rows?",
     ),
     "relearned_retain_only": (
-        "Relearning from retained rows, accuracy reached",
+        "Relearning from retained rows, {what} reached",
         "How much of it is back after a short training on retained rows alone?",
     ),
     "probe_auc": (
@@ -64,6 +64,14 @@ AUDIT = {
     "update_divergence_auc": (
         "Before and after: change of the answer, AUC",
         "Whoever holds both models: are forgotten rows those whose answer changed?",
+    ),
+    "update_residual_auc": (
+        "Before and after: rise of the residual, AUC",
+        "Whoever holds both models: are forgotten rows those that are predicted worse?",
+    ),
+    "update_shift_auc": (
+        "Before and after: change of the prediction, AUC",
+        "Whoever holds both models: are forgotten rows those whose prediction changed?",
     ),
     "rmia_auc": (
         "RMIA, AUC",
@@ -150,7 +158,7 @@ def run_report(
         notes=read_json(notes)["notes"] if notes and notes.exists() else {},
         not_claimed=NOT_CLAIMED,
         attacks=_attack_rows(attacks),
-        audit=[_audit_row(one) for part in audits for one in part["asked"]],
+        audit=[_audit_row(one, unlearned.card.task) for part in audits for one in part["asked"]],
         anamnesis_index=next((part["anamnesis_index"] for part in audits), ""),
         figures=figures,
         seconds=seconds,
@@ -192,8 +200,9 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
     )
 
 
-def _audit_row(asked: Mapping[str, Any]) -> AttackRow:
+def _audit_row(asked: Mapping[str, Any], task: str) -> AttackRow:
     name, question = AUDIT[asked["metric"]]
+    name = name.format(what="skill" if task == "regression" else "accuracy")
     chance = 0.5 if asked["metric"] in ("rmia_auc", "lira_auc") else None
     scores = {model: asked[model] for model in ("original", "unlearned", "retrained")}
     counts = {side: asked[side] for side in ("members", "non_members")}

@@ -18,6 +18,7 @@ def delete_regression(
     settings: dict = {},  # type: ignore[type-arg]
     policy: dict = {},  # type: ignore[type-arg]
     reference: str = "none",
+    audit: str = "none",
     seed: int = 0,
 ) -> Outcome:
     """Load, select, distill, evaluate and attack, gate, promote.
@@ -37,11 +38,20 @@ def delete_regression(
         policy: Gate bounds that differ from the default, such as {"retain_error_rise.test": {"high": 0.2}}.
         reference: A model retrained without what is forgotten, which the verdict is then held against too: "train"
             trains one by the model's recipe, or give its address; "none": held-out rows alone stand in for it.
+        audit: Deeper attacks, beside the retrained model: "attacks" relearns, probes and holds before against after;
+            what asks classifiers alone is left out, and said so; "none".
         seed: Of every random choice; the same seed gives the same model.
     """
     data = {"manifest": manifest, "forget": forget, "ids": ids, "retain_per_class": 0, "seed": seed}
     begun = begin(
-        "delete_regression", request=request, model=model, method=method, policy=policy, reference=reference, **data
+        "delete_regression",
+        request=request,
+        model=model,
+        method=method,
+        policy=policy,
+        reference=reference,
+        audit=audit,
+        **data,
     )
     rows = {"forget": begun.forget, "retain": begun.retain, "holdout": begun.holdout}
     how = {"run": begun.run, "manifest": manifest, "method": method, "settings": settings, "seed": seed}
@@ -55,6 +65,6 @@ def delete_regression(
         policy=policy,
         register_as=register_as,
         reference=reference,
-        depth="none",
+        depth=audit,
         seed=seed,
     )

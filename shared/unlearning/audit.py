@@ -20,11 +20,13 @@ from unlearning.attacks.probe import probe_attack
 from unlearning.attacks.prototype import prototype_attack
 from unlearning.attacks.relearning import RelearningAttack, few_shots, relearning_attack
 from unlearning.attacks.rmia import rmia_scores
-from unlearning.attacks.update import update_attack
+from unlearning.attacks.update import update_attack, update_attack_on_values
 from unlearning.config import About
 from unlearning.data.samples import Joined, Rows, Samples, TensorSamples
+from unlearning.losses import point
 from unlearning.metrics.accuracy import accuracy
 from unlearning.metrics.features import features
+from unlearning.metrics.regression import skill
 from unlearning.metrics.relearning import AnamnesisIndex, RelearnConfig, RelearnCurve, anamnesis_index, relearn
 from unlearning.progress import Progress, silent
 from unlearning.training import generator, predict
@@ -32,6 +34,16 @@ from unlearning.training import generator, predict
 MODELS = ("original", "unlearned", "retrained")
 FEWEST = 8
 """Forget rows, and rows of every other set, that an audit needs at least."""
+NOT_OF_VALUES = (
+    "The audit of a model that predicts values has no prototypes, no inversion, no RMIA and no shadow models: "
+    "those ask classifiers."
+)
+LEAST_SKILL = 0.05
+"""Of the original on what was forgotten; with less nothing can be seen to come back."""
+NOTHING_TO_RELEARN = (
+    f"The audit relearned nothing: the original explains less than {LEAST_SKILL:.0%} of how the values to forget vary, "
+    "so that nothing could be seen to come back."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +100,11 @@ class AuditReport:
         metrics: All of it flat: "audit.probe_auc.unlearned", "audit.probe_gap", ...
         standard_errors: Of some metrics, by the same names.
         relearning: Attack ("few_shots", "retain_only") to its curves.
-        index: The Anamnesis Index of a class request; None for rows, which relearning cannot tell from unseen ones.
+        index: The Anamnesis Index of a class, or of a range or time of values; None for rows, which relearning cannot
+            tell from unseen ones.
         images: Inverted images by model, (K, C, H, W), normalised; empty for rows or other inputs.
         image_classes: The class of each.
+        left_out: What was not asked, a sentence each; of classifiers nothing.
     """
 
     asked: tuple[Asked, ...]
@@ -100,6 +114,7 @@ class AuditReport:
     index: AnamnesisIndex | None = None
     images: dict[str, Tensor] = field(default_factory=dict)
     image_classes: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def audit(
@@ -112,19 +127,23 @@ def audit(
     config: AuditConfig,
     seed: int,
     references: Sequence[nn.Module] = (),
+    levels: Sequence[float] | None = None,
     progress: Progress = silent,
 ) -> AuditReport:
-    """Every attack that the request allows; no model is changed.
+    """Every attack that the request and the task allow; no model is changed.
 
     Args:
-        models: "original", "unlearned" and "retrained": classifiers of the same classes.
-        sets: "forget.train", "retain.train", "retain.test", and "forget.test" where classes or people are forgotten.
-        classes: C.
+        models: "original", "unlearned" and "retrained": classifiers of the same classes, or models of the same values.
+        sets: "forget.train", "retain.train", "retain.test", and "forget.test" where classes, or ranges or times of
+            values, are forgotten.
+        classes: C; of no use for values.
         forget_classes: Indices; empty when rows are forgotten.
         input_shape: Of one input.
         config: How much is asked.
         seed: Of every random choice.
         references: Further retrained models, for RMIA.
+        levels: Of models that predict values, what their outputs are quantiles of, empty for plain predictions; their
+            skill stands for the accuracy. None: classifiers.
         progress: Called after every look of a relearning and every step of an inversion.
 
     Raises:
@@ -137,13 +156,16 @@ def audit(
     drawn = {name: _drawn(rows, config.most, generator(seed, f"audit {name}")) for name, rows in sets.items()}
     asked: list[Asked] = []
     errors: dict[str, float] = {}
-    relearning = _relearning(models, drawn, bool(forget_classes), config, seed, progress)
+    whole = bool(forget_classes) if levels is None else "forget.test" in sets
+    watched = drawn["forget.test" if whole else "forget.train"]
+    knew = levels is None or _known(models["original"], watched, levels) >= LEAST_SKILL
+    relearning = _relearning(models, drawn, whole, config, seed, levels, progress) if knew else {}
     for name, attack in relearning.items():
         asked.append(
             Asked(metric=f"relearned_{name}", unlearned=_last(attack.unlearned), retrained=_last(attack.reference))
         )
     seen = {name: _features(model, drawn) for name, model in models.items()}
-    other = "retain.train" if forget_classes else "retain.test"
+    other = "retain.train" if whole else "retain.test"
     probes = {name: probe_attack(read["forget.train"], read[other], seed=seed) for name, read in seen.items()}
     sizes = {"members": len(drawn["forget.train"]), "non_members": len(drawn[other])}
     asked.append(
@@ -155,13 +177,15 @@ def audit(
             **sizes,
         )
     )
-    asked += _of_outputs(models, references, drawn, bool(forget_classes), seed)
-    index: AnamnesisIndex | None = None
+    if levels is None:
+        asked += _of_outputs(models, references, drawn, whole, seed)
+    else:
+        asked += _of_values(models, drawn, whole, levels)
+    index = _index(models, drawn, config, seed, levels, progress) if whole and knew else None
     images: dict[str, Tensor] = {}
     labels: tuple[int, ...] = ()
     if forget_classes:
         asked.append(_prototypes(seen, drawn, classes, forget_classes, config, seed))
-        index = _index(models, drawn, config, seed, progress)
         if len(input_shape) == 3:
             labels = tuple(c for c in forget_classes for _ in range(config.images))
             images = {
@@ -191,43 +215,66 @@ def audit(
         index=index,
         images=images,
         image_classes=labels,
+        left_out=() if levels is None else (NOT_OF_VALUES, *(() if knew else (NOTHING_TO_RELEARN,))),
     )
 
 
 def _relearning(
     models: Mapping[str, nn.Module],
     sets: Mapping[str, Rows],
-    whole_classes: bool,
+    whole: bool,
     config: AuditConfig,
     seed: int,
+    levels: Sequence[float] | None,
     progress: Progress,
 ) -> dict[str, RelearningAttack]:
-    forget = sets["forget.train"]
-    most = max(1, len(forget) // (2 * len(forget.targets.unique())))  # half of the rows at most: the rest is watched
-    shots = few_shots(forget, min(config.shots, most), generator(seed, "audit shots"))
-    watched = sets["forget.test"] if whole_classes else _without(forget, shots)
+    forget, draws = sets["forget.train"], generator(seed, "audit shots")
+    if levels is None:
+        most = max(1, len(forget) // (2 * len(forget.targets.unique())))  # half of the rows: the rest is watched
+        shots = few_shots(forget, min(config.shots, most), draws)
+    else:
+        shots = Rows(forget, torch.randperm(len(forget), generator=draws)[: min(config.shots, len(forget) // 2)])
+    watched = sets["forget.test"] if whole else _without(forget, shots)
     how = RelearnConfig(
         updates=config.updates, every=config.every, batch_size=config.batch_size, learning_rate=config.learning_rate
     )
     seeds = range(seed, seed + config.repeats)
     return {
         name: relearning_attack(
-            models["unlearned"], models["retrained"], learned, watched, how, seeds=seeds, progress=progress
+            models["unlearned"],
+            models["retrained"],
+            learned,
+            watched,
+            how,
+            seeds=seeds,
+            quantiles=levels,
+            progress=progress,
         )
         for name, learned in (("few_shots", shots), ("retain_only", sets["retain.train"]))
     }
 
 
+def _known(model: nn.Module, watched: Rows, levels: Sequence[float] | None) -> float:
+    """The accuracy of a classifier, the skill of a model of values; in [0, 1]."""
+    outputs = predict(model, watched)
+    return accuracy(outputs, watched.targets) if levels is None else skill(point(outputs, levels), watched.targets)
+
+
 def _index(
-    models: Mapping[str, nn.Module], sets: Mapping[str, Rows], config: AuditConfig, seed: int, progress: Progress
+    models: Mapping[str, nn.Module],
+    sets: Mapping[str, Rows],
+    config: AuditConfig,
+    seed: int,
+    levels: Sequence[float] | None,
+    progress: Progress,
 ) -> AnamnesisIndex:
-    """Of relearning the forget rows among as many retain rows."""
+    """Of relearning the forget rows among as many retain rows: two relearnings, the original sets the target."""
     forget, retain, watched = sets["forget.train"], sets["retain.train"], sets["forget.test"]
-    known = accuracy(predict(models["original"], watched), watched.targets)
+    known = _known(models["original"], watched, levels)
     learned = Joined(forget, Rows(retain, torch.arange(min(len(forget), len(retain)))))
     how = RelearnConfig(updates=config.cap, batch_size=config.batch_size, learning_rate=config.learning_rate)
     ours, theirs = (
-        relearn(models[name], learned, watched, how, seed=seed, until=0.95 * known, progress=progress)
+        relearn(models[name], learned, watched, how, seed=seed, until=0.95 * known, quantiles=levels, progress=progress)
         for name in ("unlearned", "retrained")
     )
     return anamnesis_index(ours, theirs, original_accuracy=known)
@@ -287,6 +334,29 @@ def _of_outputs(
             )
         )
     return asked
+
+
+def _of_values(
+    models: Mapping[str, nn.Module], sets: Mapping[str, Rows], whole: bool, levels: Sequence[float]
+) -> list[Asked]:
+    """The before/after pair on values."""
+    seen, unseen = sets["forget.train"], sets["forget.test" if whole else "retain.test"]
+    answers = {name: [point(predict(model, rows), levels) for rows in (seen, unseen)] for name, model in models.items()}
+    before = answers.pop("original")
+    pairs = {
+        name: update_attack_on_values(before[0], after[0], seen.targets, before[1], after[1], unseen.targets)
+        for name, after in answers.items()
+    }
+    return [
+        Asked(
+            metric=f"update_{metric}_auc",
+            unlearned=pairs["unlearned"][key].auc,
+            retrained=pairs["retrained"][key].auc,
+            members=len(seen),
+            non_members=len(unseen),
+        )
+        for metric, key in (("residual", "residual_rise"), ("shift", "shift"))
+    ]
 
 
 def _prototypes(

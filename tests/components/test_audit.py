@@ -3,11 +3,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from kfp import dsl
 from support.chain import Chain
 
+from unlearning.audit import NOT_OF_VALUES
+from unlearning.data.card import Scaling
 from unlearning.errors import UsageError
+from unlearning.models.bundle import read_bundle
+from unlearning.policy.gates import policy_for
+from unlearning_components.audits import Rescaled
 from unlearning_components.surroundings import store
+from unlearning_pipelines.deployment import train_model
+from unlearning_pipelines.preflight import MARKER
 
 ASKED = {
     "relearned_few_shots",
@@ -82,3 +90,60 @@ def test_an_audit_without_a_reference_is_refused_before_anything_is_trained(plac
     chain: Chain = place.chain("unaudited")
     with pytest.raises(UsageError, match="an audit compares with a retrained model: give reference=train"):
         chain.call("load_model", audit="attacks")
+
+
+def test_a_model_of_values_is_audited_by_what_asks_values_and_the_rest_is_said(
+    place: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (place.home / MARKER).write_text("{}")
+    recipe = {"epochs": 30, "learning_rate": 0.01, "batch_size": 32, "loss": "l1"}
+    how: dict[str, Any] = {"architecture": "mlp", "arguments": {"hidden": [16]}, "recipe": recipe, "seed": 0}
+    train_model(name="audited-values", manifest="diabetes", **how)
+    policy = dict.fromkeys(set(policy_for("regression", "sample", reference=True)) - {"weights_changed"}, "none")
+    chain = Chain(
+        tmp_path_factory.mktemp("values"),
+        manifest="diabetes",
+        job="test/audited-values",
+        model="models:/audited-values@champion",
+        method="blindspot",
+        request="sample",
+        targets=[],
+        ids="share:0.2",
+        retain_per_class=0,
+        settings={"epochs": 1, "blind_epochs": 1},
+        policy=policy,
+        reference="train",
+        audit="attacks",
+    )
+    for stage in ("load_model", "select"):
+        chain.call(stage)
+    chain.artifacts["repaired"] = chain.artifacts["original"]
+    for stage in ("distill", "retrain", "evaluate", "attack", "audit"):
+        chain.call(stage)
+    content = found(chain)
+    own = read_bundle(Path(chain.artifacts["retrained"].path)).card.scaling
+    assert own != read_bundle(Path(chain.artifacts["unlearned"].path)).card.scaling
+    asked = {one["metric"] for one in content["asked"]}
+    assert asked == {
+        "relearned_few_shots",
+        "relearned_retain_only",
+        "probe_auc",
+        "update_residual_auc",
+        "update_shift_auc",
+    }
+    assert content["left_out"] == [NOT_OF_VALUES]
+    assert content["metrics"]["audit.relearned_few_shots.retrained"] > 0.1, "asked with inputs that it understands"
+    pictures = {path.name for path in Path(chain.artifacts["findings"].path).glob("*.*g")}
+    assert pictures == {"relearning_curves.svg", "layer_distances.svg"}
+    assert chain.call("gate") == "pass"
+    page = Path(chain.artifacts["report"].path).read_text()
+    assert "no prototypes, no inversion, no RMIA and no shadow models" in page
+    assert "Relearning from a few forgotten rows, skill reached" in page
+
+
+def test_a_network_that_scales_otherwise_answers_as_on_its_own_inputs() -> None:
+    given, wanted = Scaling(mean=(1.0, 2.0), std=(2.0, 4.0)), Scaling(mean=(0.5, 3.0), std=(1.0, 5.0))
+    rows = torch.randn((20, 2), generator=torch.Generator().manual_seed(0))
+    network = torch.nn.Linear(2, 1)
+    theirs, own = ((rows - torch.tensor(one.mean)) / torch.tensor(one.std) for one in (given, wanted))
+    assert torch.allclose(Rescaled(network, given, wanted)(theirs), network(own), atol=1e-6)

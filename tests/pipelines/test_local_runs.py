@@ -522,7 +522,7 @@ def test_values_are_forgotten_on_a_server_and_s3(served: str, tmp_path: Path) ->
     arguments = {"model": f"models:/{served}@champion", "manifest": "diabetes", "forget": [":80", "300:"]}
     settings = {"epochs": 1, "blind_epochs": 1}
     policy = _only_change("regression", "target")
-    how = {"register_as": served, "settings": settings, "policy": policy, "reference": "train"}
+    how = {"register_as": served, "settings": settings, "policy": policy, "reference": "train", "audit": "attacks"}
     result = run_pipeline("delete_regression", {**arguments, **how}, on_stage=lambda *_: None)
     assert result.verdict == "pass"
     assert set(result.seconds) == {*STAGES - {"synthesize", "impair", "repair"}, "total"}
@@ -536,7 +536,10 @@ def test_values_are_forgotten_on_a_server_and_s3(served: str, tmp_path: Path) ->
     retained = np.setdiff1d(rows, wanted)
     (folder,) = (tmp_path / "home").glob("runs/*/retrain/retrained")
     assert read_bundle(folder).card.scaling == fit_scaling(data, retained) != card.scaling == data.card.scaling
-    assert "in the range to forget" in Path(result.report).read_text()
+    page = Path(result.report).read_text()
+    assert "in the range to forget" in page
+    assert "What is left underneath" in page
+    assert "no prototypes, no inversion, no RMIA and no shadow models" in page
 
 
 def test_methods_are_compared_on_a_server_and_s3_and_nothing_is_registered(served: str, tiny: Any) -> None:

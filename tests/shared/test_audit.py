@@ -7,6 +7,7 @@ import torch
 from support.digits import Case, case, trained
 from torch import nn
 
+import unlearning.audit
 from unlearning.audit import FEWEST, AuditConfig, AuditReport, audit
 from unlearning.data.samples import Rows, Samples
 from unlearning.policy.gates import AUDIT_POLICY, AUDITED, judge
@@ -60,6 +61,19 @@ def test_a_model_that_never_saw_the_class_passes_all_that_can_be_bounded() -> No
     assert set(AUDIT_POLICY) < set(known)
     verdict = judge(report.metrics, report.standard_errors, known)
     assert verdict.outcome == "pass", verdict.reasons
+
+
+def test_the_index_of_a_class_costs_two_relearnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, counted, real = case("class"), [], unlearning.audit.relearn
+
+    def relearn(model: nn.Module, *rest: Any, **more: Any) -> Any:
+        counted.append(model)
+        return real(model, *rest, **more)
+
+    monkeypatch.setattr("unlearning.audit.relearn", relearn)  # the attacks by relearning have their own
+    unlearned = copy.deepcopy(given.original)
+    audited("class", unlearned, replace(QUICK, updates=5, repeats=1, inversion_steps=1))
+    assert counted == [unlearned, given.retrained], "the original's accuracy sets the target: it is not relearned"
 
 
 def test_an_edit_of_the_last_layer_alone_leaves_prototypes_that_recognise_the_class() -> None:

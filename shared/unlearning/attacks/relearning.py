@@ -46,6 +46,7 @@ def relearning_attack(
     config: RelearnConfig,
     *,
     seeds: Sequence[int],
+    quantiles: Sequence[float] | None = None,
     progress: Progress = silent,
 ) -> RelearningAttack:
     """Fine-tune copies of both models alike on the same rows; neither model is changed.
@@ -57,6 +58,7 @@ def relearning_attack(
         watched: Rows of what was forgotten, not among `samples`.
         config: Of the fine-tuning.
         seeds: Of the orders; at least one.
+        quantiles: For models that predict values, as for `relearn`; their `regression.skill` stands for the accuracy.
         progress: Called after every look.
 
     Raises:
@@ -66,7 +68,10 @@ def relearning_attack(
     if not seeds:
         raise ValueError("wanted at least one seed, got none")
     ours, theirs = (
-        tuple(relearn(model, samples, watched, config, seed=seed, progress=progress) for seed in seeds)
+        tuple(
+            relearn(model, samples, watched, config, seed=seed, quantiles=quantiles, progress=progress)
+            for seed in seeds
+        )
         for model in (unlearned, reference)
     )
     pairs = list(zip(ours, theirs, strict=True))

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from unlearning.attacks.membership import Roc, cross_entropy, population_attack
+from unlearning.attacks.residual import absolute_residuals
 from unlearning.metrics.divergence import jensen_shannon
 
 ROUNDING = 1e-12
@@ -49,3 +50,33 @@ def update_attack(
         "loss_rise": population_attack(*(np.asarray(side, dtype=np.float64) for side in rises)),
         "divergence": population_attack(*(np.asarray(side, dtype=np.float64) for side in moved)),
     }
+
+
+def update_attack_on_values(
+    before_forget: Tensor,
+    after_forget: Tensor,
+    forget_targets: Tensor,
+    before_unseen: Tensor,
+    after_unseen: Tensor,
+    unseen_targets: Tensor,
+) -> dict[str, Roc]:
+    """The same of models that predict values: AUC 0.5 is chance, and original and retrained model the comparison.
+
+    "residual_rise" looks at the rise of the row's absolute residual, "shift" at how far its prediction moved, which
+    needs no target.
+
+    Args:
+        before_forget: The original's predictions of forgotten rows, shape (M,) or (M, H).
+        after_forget: The unlearned model's, of the same shape.
+        forget_targets: Likewise.
+        before_unseen: The original's predictions of rows never trained on, drawn alike, shape (N,) or (N, H).
+        after_unseen: The unlearned model's, of the same shape.
+        unseen_targets: Likewise.
+
+    Raises:
+        ValueError: For no rows, other shapes, or NaN.
+    """
+    pairs = ((before_forget, after_forget, forget_targets), (before_unseen, after_unseen, unseen_targets))
+    rises = [absolute_residuals(before, true) - absolute_residuals(after, true) for before, after, true in pairs]
+    moved = [-absolute_residuals(before, after) for before, after, _ in pairs]
+    return {"residual_rise": population_attack(*rises), "shift": population_attack(*moved)}

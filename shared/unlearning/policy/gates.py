@@ -234,11 +234,10 @@ def check_audit(audit: str, *, task: str, reference: str) -> None:
     """Nothing, when such an audit can be made.
 
     Raises:
-        UsageError: For an unknown one, a model of values, or no retrained model to compare with.
+        UsageError: For an unknown one, shadows of a model of values, or no retrained model to compare with.
     """
-    shadows_in(audit)
-    if audit != "none" and task == "regression":
-        raise UsageError("an audit is for classifiers, the model predicts values: leave it out (audit=none)")
+    if shadows_in(audit) and task == "regression":
+        raise UsageError("shadow models are of classifiers, the model predicts values: run audit=attacks")
     if audit != "none" and reference == "none":
         raise UsageError("an audit compares with a retrained model: give reference=train, or its address")
 
@@ -250,7 +249,7 @@ def policy_for(task: str, request: str, *, reference: bool = False, audit: bool 
         task: "classification" or "regression".
         request: What is forgotten.
         reference: Whether there is a retrained model to be held against.
-        audit: Whether there is an audit.
+        audit: Whether there is an audit; what it finds of a model that predicts values is shown and not bounded.
     """
     kind = dict(without_reference(task, request))
     if reference:

@@ -26,11 +26,12 @@ MOST_LAYERS = 40
 TITLES = {"few_shots": "on a few forgotten rows", "retain_only": "on retained rows alone"}
 
 
-def relearning_curves(attacks: Mapping[str, RelearningAttack]) -> bytes:
+def relearning_curves(attacks: Mapping[str, RelearningAttack], what: str = "accuracy") -> bytes:
     """SVG: accuracy on what was forgotten while a copy of each model is trained again; a thin line for each order.
 
     Args:
         attacks: "few_shots" and "retain_only".
+        what: What stands for the accuracy, such as "skill".
     """
     with styled():
         figure, *panels = two_panels(3.6)
@@ -49,7 +50,7 @@ def relearning_curves(attacks: Mapping[str, RelearningAttack]) -> bytes:
             axes.set_xlabel("updates")
             axes.set_title(TITLES.get(name, name))
             axes.grid(color=RULE, linewidth=0.8)
-        panels[0].set_ylabel("accuracy on what was forgotten")
+        panels[0].set_ylabel(f"{what} on what was forgotten")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
         return as_svg(figure)

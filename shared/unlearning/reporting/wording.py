@@ -113,6 +113,8 @@ _AUDIT = {
     "prototype": "accuracy of nearest means of a few rows",
     "update_loss": "AUC by the rise of the loss from before to after",
     "update_divergence": "AUC by the change of the answer from before to after",
+    "update_residual": "AUC by the rise of the residual from before to after",
+    "update_shift": "AUC by the change of the prediction from before to after",
     "rmia": "AUC of RMIA",
     "lira": "AUC of U-LiRA",
     "inversion_confidence": "the original's confidence in inverted pictures",

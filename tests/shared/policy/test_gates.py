@@ -347,17 +347,23 @@ def test_whatever_is_known_to_be_wrong_fails_and_comes_first_in_its_own_words() 
     assert judge(metrics, {}, waived, findings=[{"code": "new", "sentence": "of a newer kind"}]).outcome == "fail"
 
 
-def test_an_audit_is_named_by_a_word_and_needs_a_retrained_classifier() -> None:
+def test_an_audit_is_named_by_a_word_and_needs_a_retrained_model_and_shadows_a_classifier() -> None:
     assert (shadows_in("none"), shadows_in("attacks"), shadows_in("shadows:16")) == (0, 0, 16)
     for wrong in ("", "all", "shadows", "shadows:", "shadows:3", "shadows:4", "shadows:99999", "shadows:\u0664"):
         with pytest.raises(UsageError, match='audit must be "none", "attacks" or "shadows:16"'):
             shadows_in(wrong)
     check_audit("none", task="regression", reference="none")
     check_audit("attacks", task="classification", reference="train")
-    with pytest.raises(UsageError, match="an audit is for classifiers"):
-        check_audit("attacks", task="regression", reference="train")
+    check_audit("attacks", task="regression", reference="train")
+    with pytest.raises(UsageError, match="shadow models are of classifiers, the model predicts values"):
+        check_audit("shadows:16", task="regression", reference="train")
     with pytest.raises(UsageError, match="an audit compares with a retrained model: give reference=train"):
         check_audit("attacks", task="classification", reference="none")
+
+
+def test_an_audit_of_values_bounds_nothing() -> None:
+    plain, audited = (policy_for("regression", "target", reference=True, audit=asked) for asked in (False, True))
+    assert plain == audited
 
 
 def test_bounds_on_what_an_audit_measures_may_be_added_where_there_is_one() -> None:
