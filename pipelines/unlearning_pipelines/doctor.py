@@ -27,6 +27,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the settings, the embedded folder, the object store, MLflow and the image; nothing is left behind."""
+    from unlearning.ledger.guards import guards_from
     from unlearning_components._image import IMAGE
     from unlearning_components.surroundings import store, tracker
     from unlearning_pipelines.preflight import check_home
@@ -37,6 +38,7 @@ def examine() -> list[Finding]:
         _works("object store", lambda: store().check(), f"{settings.store_uri} (UNLEARN_STORE)"),
         _works("MLflow", lambda: tracker().check(), f"{masked(settings.tracking_uri)} (MLFLOW_TRACKING_URI)"),
         *ledger_findings(),
+        _works("guards", lambda: guards_from(settings.guards), f"{settings.guards or 'as given'} (UNLEARN_GUARDS)"),
         Finding(what="image", ok=True, detail=f"{IMAGE} (UNLEARN_IMAGE)"),
         Finding(
             what="versions",

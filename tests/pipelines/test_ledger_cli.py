@@ -281,6 +281,15 @@ def test_the_doctor_tries_the_ledger_and_leaves_nothing(unlearn: Any) -> None:
     assert list(open_store(Settings().store_uri).keys("probe")) == []
 
 
+def test_the_doctor_says_which_guards_are_in_force_and_finds_a_mistake(
+    unlearn: Any, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, ok, part in (("approvals=2", True, "approvals=2"), ("aprovals=2", False, 'did you mean "approvals"')):
+        monkeypatch.setenv("UNLEARN_GUARDS", text)
+        (found,) = [one for one in last(unlearn("doctor", "--json"))["findings"] if one["what"] == "guards"]
+        assert (found["ok"], part in found["detail"]) == (ok, True)
+
+
 def test_status_and_certificate_load_neither_torch_nor_kfp(unlearn: Any, desk: Path) -> None:
     filed(unlearn, "1", "u1")
     code = (

@@ -194,3 +194,12 @@ def test_a_server_with_an_older_layout_is_left_to_a_person(ledger: Ledger) -> No
         writer.connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
     with pytest.raises(LedgerError, match=r'layout "0001".*run `unlearn ledger upgrade`'):
         check_layout(ledger)
+
+
+def test_a_server_without_tables_says_what_to_run(empty_url: str, tmp_path: Path) -> None:
+    empty = Ledger(empty_url, Pseudonyms(b"k" * 32), Vault(open_store(str(tmp_path / "store"))))
+    with pytest.raises(LedgerError, match=r"is not laid out.*run `unlearn ledger upgrade`"):
+        check_layout(empty)
+    empty.upgrade()
+    check_layout(empty)
+    empty.close()
