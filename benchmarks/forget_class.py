@@ -1,10 +1,12 @@
 """Whole classes forgotten by UNSIR, beside its control without noise: accuracies and costs over seeds.
 
     python benchmarks/forget_class.py digits
+    python benchmarks/forget_class.py digits --after 3 --variants "unsir,repaired at the impair rate"
     UNLEARN_DATA=... python benchmarks/forget_class.py cifar10 --seeds 3
     UNLEARN_DATA=... python benchmarks/forget_class.py fashion --seeds 3
 
-One JSON line per run goes to standard output or, with --out, to a file; the table of means comes last.
+With --after, from a model that was made to forget a class before, by the defaults and the same seed. One JSON line per
+run goes to standard output or, with --out, to a file; the table of means comes last.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ FORGET = {"digits": (["3"], ["1", "4", "7"]), "cifar10": (["0"], ["0", "2"]), "f
 VARIANTS: dict[str, dict[str, Any]] = {
     "unsir": {},
     "without noise": {"noise": "none"},
+    "repaired at the impair rate": {"repair_learning_rate": 0.005},
     "preset paper": {"preset": "paper"},
     "preset code": {"preset": "code"},
 }
@@ -89,9 +93,18 @@ def forget(
     classes: list[str],
     settings: dict[str, Any],
     seed: int,
-) -> dict[str, Any]:
+    gone: str = "",
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The unlearned model and its figures; of a model without the class `gone`, if any."""
     chosen = select(manifest, ForgetRequest("class", tuple(classes)), retain_per_class=1000, seed=seed)
     targets = manifest.targets()
+    if gone:
+        lost = manifest.class_index(gone)
+        chosen = replace(
+            chosen,
+            available=chosen.available[targets[chosen.available] != lost],
+            holdout_retain=chosen.holdout_retain[targets[chosen.holdout_retain] != lost],
+        )
     config = METHODS["unsir"].configure(settings, facts_of(card, chosen.forget_classes, targets[chosen.available]))
     retain = Rows(samples, torch.from_numpy(chosen.available))
     method, seconds, began = METHODS["unsir"], {}, time.perf_counter()
@@ -111,7 +124,7 @@ def forget(
         held_out = Rows(samples, torch.from_numpy(rows))
         for name, model in (("original", original), ("unlearned", unlearned)):
             figures[f"{part}.{name}"] = accuracy(predict(model, held_out), held_out.targets)
-    return {**figures, "seconds": seconds, "repair_steps": len(losses)}
+    return unlearned, {**figures, "seconds": seconds, "repair_steps": len(losses)}
 
 
 def main() -> None:
@@ -119,6 +132,7 @@ def main() -> None:
     parser.add_argument("task", choices=FORGET)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--variants", default="unsir,without noise")
+    parser.add_argument("--after", default="", metavar="CLASS", help="that the model was made to forget before")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "unlearn-benchmarks")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -129,14 +143,21 @@ def main() -> None:
     opened: dict[tuple[float, ...], TensorSamples] = {}  # by normalisation: the pixels are the same for every seed
     for variant in asked.variants.split(","):
         for classes in FORGET[asked.task]:
+            if asked.after in classes:
+                continue
             names = [manifest.card.classes[manifest.class_index(name)] for name in classes]
             runs = []
             for seed in range(asked.seeds):
                 original, card, trained = original_model(asked.task, manifest, asked.cache, seed)
                 if card.mean not in opened:
                     opened[card.mean] = open_for(card, manifest)
-                runs.append(forget(original, card, opened[card.mean], manifest, names, VARIANTS[variant], seed))
+                if asked.after:
+                    original, _ = forget(original, card, opened[card.mean], manifest, [asked.after], {}, seed)
+                how = VARIANTS[variant]
+                _, figures = forget(original, card, opened[card.mean], manifest, names, how, seed, gone=asked.after)
+                runs.append(figures)
                 line = {"task": asked.task, "variant": variant, "forget": names, "seed": seed, "trained_s": trained}
+                line |= {"after": asked.after} if asked.after else {}
                 lines.append(json.dumps({**line, **runs[-1]}))
                 print(lines[-1], flush=True)
             table.append((variant, ", ".join(names), runs))
