@@ -12,7 +12,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export UNLEARN_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test lint types compile bench faults check wheel clean
+.PHONY: demo test lint types compile bench reproduce faults check wheel clean
 
 demo: .venv/ready
 	OMP_NUM_THREADS=2 $(BIN)/unlearn demo
@@ -33,6 +33,10 @@ compile: .venv/ready
 # Every row of speed, S1 to S10: a table, benchmarks/results/bench.jsonl and a picture. ROWS=S1,S7 or BENCH=--quick for less.
 bench: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# What the authors of the four methods printed, beside ours from recorded results, with the reasons of every difference.
+reproduce: .venv/ready
+	$(BIN)/python benchmarks/reproduce.py $(if $(ONLY),--only $(ONLY))
 
 # Faults at every operation of a deletion batch on a stand-in: the matrix of trials and violations.
 faults: .venv/ready

@@ -167,7 +167,13 @@ def table(name: str, one: Published) -> str:
         text += wrapped(f"{setting}: {one.settings[setting]}.")
         text += wrapped(f"{found[setting][1]}" if found[setting][0] else "not run yet", "    ")
     reasons = dict.fromkeys(one.absent.values())
-    text += [part for reason in reasons for part in wrapped(f"nothing of ours: {reason}.")]
+    text += [
+        part
+        for reason in reasons
+        for part in wrapped(
+            f"nothing of ours in {', '.join(row for row, why in one.absent.items() if why == reason)}: {reason}."
+        )
+    ]
     text += [part for reason in one.differences for part in wrapped(f"- {reason}")]
     return "\n".join(text)
 
@@ -190,6 +196,7 @@ def picture(path: Path) -> None:
     curves = {
         "theirs: AllCNN": {f"cycle {cycle}": {"forget %": f, "retain %": r} for cycle, (f, r, _) in CURVE.items()}
     }
+    curves["theirs: AllCNN"]["the student kept"] = curves["theirs: AllCNN"]["cycle 750"]
     for setting in PUBLISHED["gkt"].settings:
         rows, _ = ours("gkt", setting)
         if len(rows) > 3:
@@ -201,12 +208,17 @@ def picture(path: Path) -> None:
         for panel, part in zip(panels, ("forget %", "retain %"), strict=True):
             cycles, values = [cycle for cycle, _ in points], [figures[part] for _, figures in points]
             panel.plot(cycles, values, label=label, marker="o", markersize=3, **style)
-    for panel, title in zip(panels, ("rows of the forgotten class, 0", "rows of the other classes"), strict=True):
+            kept = [at for at, figures in points if all(figures[k] == v for k, v in rows["the student kept"].items())]
+            at, height = kept[-1:], [rows["the student kept"][part]] * len(kept[-1:])
+            panel.plot(at, height, "o", markersize=10, fillstyle="none", markeredgewidth=2, color=style["color"])
+    for panel, title, ends in zip(
+        panels, ("rows of the forgotten class, 0", "rows of the other classes"), ((-3, 103), (82, 100)), strict=True
+    ):
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_ylabel("right, %")
-        panel.set_ylim(-3, 103)
+        panel.set_ylim(*ends)
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=8, frameon=False, loc="lower right")
+    panels[1].legend(fontsize=8, frameon=False, loc="lower left", title="ring: the student kept", title_fontsize=8)
     panels[1].set_xlabel("cycle of gated transfer on MNIST; they printed from 450 on")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
