@@ -14,12 +14,14 @@ from unlearning.attacks.lira import Audit, audit_by_shadow, audit_curve, leave_o
 from unlearning.attacks.membership import (
     add_gaps,
     balanced_entropy_attack,
+    called_by_svc,
     cross_entropy,
     doubt,
     entropy,
     entropy_attack,
     membership_attacks,
     population_attack,
+    statistics,
 )
 from unlearning.attacks.probe import probe_attack
 from unlearning.attacks.prototype import prototype_attack, prototypes
@@ -31,7 +33,7 @@ from unlearning.attacks.residual import (
     residual_attacks,
 )
 from unlearning.attacks.rmia import rmia_scores
-from unlearning.attacks.update import update_attack
+from unlearning.attacks.update import update_attack, update_attack_on_values
 from unlearning.data.samples import TensorSamples
 from unlearning.metrics.accuracy import (
     accuracy,
@@ -862,12 +864,48 @@ MEASURES = (
             ("before_forget", "after_forget", "forget_targets"),
             ("before_unseen", "after_unseen", "unseen_targets"),
         ),
-        order="same",
-        classes=(
-            ("before_forget", "after_forget", "before_unseen", "after_unseen"),
-            ("forget_targets", "unseen_targets"),
-        ),
+        order="same",  # but not by other names of classes: sums in another order make or break ties
         bounds=lambda found, given: [end for roc in found.values() for end in ROC(roc, given)],
+    ),
+    Measure(
+        function=update_attack_on_values,
+        make=lambda rng, rows, classes: (
+            {
+                f"{when}_{which}": torch.from_numpy(rng.normal(size=rows + more))
+                for which, more in (("forget", 0), ("unseen", 1))
+                for when in ("before", "after")
+            }
+            | {
+                "forget_targets": torch.from_numpy(rng.normal(size=rows)),
+                "unseen_targets": torch.from_numpy(rng.normal(size=rows + 1)),
+            }
+        ),
+        rows=(
+            ("before_forget", "after_forget", "forget_targets"),
+            ("before_unseen", "after_unseen", "unseen_targets"),
+        ),
+        order="same",
+        bounds=lambda found, given: [end for roc in found.values() for end in ROC(roc, given)],
+    ),
+    Measure(
+        function=called_by_svc,
+        make=lambda rng, rows, classes: {
+            "values": values(rng, 2 * rows + 2),
+            "member": np.arange(2 * rows + 2) % 2,
+            "asked": values(rng, rows),
+        },
+        rows=(("asked",),),
+        order="same",
+        bounds=UNIT,
+    ),
+    Measure(
+        function=statistics,
+        make=lambda rng, rows, classes: {
+            "outputs": Outputs(logits=logits(rng, rows, classes), targets=targets(rng, rows, classes))
+        },
+        bounds=lambda found, given: [(one, 0, INF) for side in found.values() for one in side],
+        empty=None,
+        broken=None,
     ),
 )
 

@@ -200,8 +200,16 @@ def called_by_svc(values: Array, member: NDArray[np.int64], asked: Array) -> flo
         values: What it is fitted on, shape (N,).
         member: 1 for members, 0 for others, shape (N,).
         asked: What it is asked about, shape (M,).
+
+    Raises:
+        ValueError: For no rows, for one kind alone, or NaN.
     """
     from sklearn.svm import SVC
+
+    if np.isnan(values).any() or np.isnan(asked).any():
+        raise ValueError("the attack's statistic holds NaN: the model's outputs are broken")
+    if not len(asked):
+        raise ValueError("wanted rows to ask about, got none")
 
     classifier = SVC(C=3, gamma="auto", kernel="rbf", random_state=0).fit(values[:, None], member)
     support, weights, offset = classifier.support_vectors_[:, 0], classifier.dual_coef_[0], classifier.intercept_[0]
