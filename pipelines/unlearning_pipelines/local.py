@@ -104,7 +104,7 @@ class Runner:
             "environment": {**os.environ, "PYTHONUNBUFFERED": "1"},  # as it is now
         }
         mlflow_run, error, stage = "", None, ""
-        with log.open("w") as file:
+        with log.open("w", buffering=1) as file:  # whoever follows it sees each line
             if self._child.stdin is not None:
                 with suppress(BrokenPipeError), self._child.stdin as channel:  # a process that is gone is seen below
                     channel.write(json.dumps(asked) + "\n")
