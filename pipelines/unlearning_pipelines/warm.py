@@ -1,4 +1,4 @@
-"""A process that has imported what stages import, and forks itself into each stage of a local run.
+"""Processes that have imported what stages import, and fork themselves into the stages of a local run.
 
 KFP's local runner starts every stage as a new Python, which spends most of a short stage importing. Here the runner
 asks a process that has done so already. The stage's own code, its input and its exit code are the same; so are the
@@ -24,21 +24,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-IMPORTS = (
+LIGHT = (
     "kfp.dsl.executor_main",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store",
     "alembic.command",
     "sqlalchemy.dialects.sqlite",
-    "torch",
     "unlearning.tracking",
     "unlearning.storage",
+    "unlearning.policy.gates",
+    "unlearning_components.completions",
+)
+"""What stages without tensors import."""
+HEAVY = (
+    "torch",
     "unlearning.methods.apply",
     "unlearning.models.bundle",
     "unlearning.data.sources",
     "unlearning_components.bookkeeping",
-    "unlearning_components.completions",
     "unlearning_components.handover",
     "unlearning_components.evaluations",
     "unlearning_components.audits",
@@ -51,7 +55,9 @@ IMPORTS = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
 )
-"""What stages import; those that are not there are left for the stage to miss."""
+"""What the others import besides. Of both, what is not there is left for the stage to miss."""
+FIRST = ("load_model",)
+"""Stages that begin a run and need no tensors: they do not wait for the heavy imports."""
 _MODULE = "kfp.dsl.executor_main"
 
 Run = Callable[..., int]
@@ -63,19 +69,23 @@ def possible() -> bool:
 
 
 class Warm:
-    """The process that becomes stages; it ends with this one."""
+    """The processes that become stages: one with the light imports, one with all; they end with this one."""
 
     def __init__(self) -> None:
-        here, there = socket.socketpair()
+        pairs = [socket.socketpair() for _ in range(2)]
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = os.fork()
         if self._pid == 0:
+            for here, _ in pairs:
+                here.close()
+            _serve(*(there for _, there in pairs))  # never returns
+        channels = []
+        for here, there in pairs:
+            there.close()
+            channels.append(here.makefile("rw", encoding="utf-8"))
             here.close()
-            _serve(there)  # never returns
-        there.close()
-        self._channel = here.makefile("rw", encoding="utf-8")
-        here.close()
+        self._light, self._all = channels
         self._turn = threading.Lock()
 
     def run(self, full_command: Sequence[str], env_vars: dict[str, str] | None, otherwise: Run) -> int:
@@ -90,15 +100,17 @@ class Warm:
         if stage is None:
             return otherwise(full_command=list(full_command), env_vars=env_vars)
         sys.stdout.flush()
+        channel = self._light if stage["arguments"][-1] in FIRST else self._all
         with self._turn:
-            self._channel.write(json.dumps({**stage, "env": {**os.environ, **(env_vars or {})}}) + "\n")
-            self._channel.flush()
-            answer = self._channel.readline()
+            channel.write(json.dumps({**stage, "env": {**os.environ, **(env_vars or {})}}) + "\n")
+            channel.flush()
+            answer = channel.readline()
         return int(answer) if answer else 1
 
     def close(self) -> None:
-        """End the process."""
-        self._channel.close()
+        """End the processes."""
+        self._light.close()
+        self._all.close()
         os.waitpid(self._pid, 0)
 
 
@@ -145,31 +157,48 @@ def installed() -> Iterator[None]:
         running.close()
 
 
-def _serve(channel: socket.socket) -> None:
-    """Import, then fork for every line that comes, and answer with the exit code."""
+def _serve(light: socket.socket, every: socket.socket) -> None:
+    """Import what is light and fork a process that serves with that; then import the rest and serve with all."""
     try:
-        for name in IMPORTS:
-            try:
-                importlib.import_module(name)
-            except ImportError:
-                continue
-        gc.collect()
-        gc.freeze()  # what is here now stays: no stage looks through it again
-        with channel.makefile("rw", encoding="utf-8") as lines:
-            while asked := lines.readline():
-                pid = os.fork()
-                if pid == 0:
-                    channel.close()
-                    _become(json.loads(asked))  # never returns
-                _, status = os.waitpid(pid, 0)
-                lines.write(f"{os.waitstatus_to_exitcode(status)}\n")
-                lines.flush()
+        _import(LIGHT)
+        twin = os.fork()
+        if twin == 0:
+            every.close()
+            _answer(light)
+        else:
+            light.close()
+            _import(HEAVY)
+            _answer(every)
+            os.waitpid(twin, 0)
     except BrokenPipeError:
         pass
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+    gc.collect()
+    gc.freeze()  # what is here now stays: no stage looks through it again
+
+
+def _answer(channel: socket.socket) -> None:
+    """Fork for every line that comes, and answer with the exit code."""
+    with channel.makefile("rw", encoding="utf-8") as lines:
+        while asked := lines.readline():
+            pid = os.fork()
+            if pid == 0:
+                channel.close()
+                _become(json.loads(asked))  # never returns
+            _, status = os.waitpid(pid, 0)
+            lines.write(f"{os.waitstatus_to_exitcode(status)}\n")
+            lines.flush()
 
 
 def _become(stage: dict[str, Any]) -> None:
